@@ -1,0 +1,3 @@
+//! The `session-bridge` program.
+
+fn main() {}

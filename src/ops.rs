@@ -1,0 +1,4 @@
+//! The operators' listener.
+
+pub mod health;
+pub mod sessions;

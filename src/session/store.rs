@@ -1,0 +1,263 @@
+//! The seam between the bridge and what its replicas share.
+//!
+//! A store keeps, for each [`Key`], at most one *record* (opaque bytes with a version and an expiry) and at most one
+//! *lease* (who may start a session just now). It knows nothing of cookies. Every backend implements
+//! [`SessionStore`] and must pass the one conformance suite in `store/contract.rs`.
+//!
+//! # What every implementation promises
+//!
+//! * **Absence is an answer, an outage is an error.** `Ok(None)` means that the store was asked and holds nothing.
+//!   Whatever stands in the way of an answer is a [`StoreError`].
+//! * **Every call ends by the store's own deadline**, whatever the network does.
+//! * **Each call is atomic** with respect to every other call on the same key, from any replica.
+//! * **No record outlives its expiry**, and none is ever without one; an expired record is never returned, nor does it
+//!   make a [`SessionStore::create`] lose.
+//! * **A lease dies with its holder**: it is gone once its time has passed without a renewal.
+//! * **Fencing**: a write that carries a [`LeaseToken`] takes effect only while that token holds the lease, judged
+//!   by the store at the moment of the write, never by a clock of the caller.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::clock::Timestamp;
+
+/// A boxed future, so that the store can be chosen at run time.
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// The name of one installation in the store: a digest of its Install ID, 32 lower-case hexadecimal digits.
+///
+/// Safe to print and to log: the Install ID cannot be found from it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key([u8; 16]);
+
+impl Key {
+    /// The key made of these 16 digest bytes.
+    #[must_use]
+    pub const fn from_digest(digest: [u8; 16]) -> Self {
+        Self(digest)
+    }
+
+    /// The digest bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({self})")
+    }
+}
+
+/// The version of a record. It changes with every write but a touch.
+///
+/// `seq` orders the versions of one record; `nonce` is drawn at random for each write, so that a writer whose reply
+/// was lost can tell whether the version it finds is its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Version {
+    /// Grows by one with each change.
+    pub seq: u64,
+    /// Drawn at random for each write.
+    pub nonce: u32,
+}
+
+/// A record as the store holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The version under which it was written.
+    pub version: Version,
+    /// When the store forgets it.
+    pub expires_at: Timestamp,
+    /// The encoded record. Secret: it holds cookie values.
+    pub payload: Payload,
+}
+
+/// The bytes of an encoded record; they hold cookie values and are never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload(pub Bytes);
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.0.len())
+    }
+}
+
+/// Proof of having taken a lease: drawn at random by the taker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseToken(pub u128);
+
+/// Outcome of [`SessionStore::create`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// The record is stored.
+    Won,
+    /// There is a record already; nothing was written.
+    Lost(Stored),
+    /// The lease that was shown is not held by that token; nothing was written. Judged before `Lost`.
+    Fenced,
+}
+
+/// Outcome of [`SessionStore::replace`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// The new record is stored.
+    Done,
+    /// The version was another one (`Some`), or there is no record (`None`); nothing was written.
+    Conflict(Option<Stored>),
+    /// The lease that was shown is not held by that token; nothing was written. Judged before `Conflict`.
+    Fenced,
+}
+
+/// Outcome of [`SessionStore::remove`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// The record was there with that version, and is gone.
+    Done,
+    /// The version was another one (`Some`), or there is no record (`None`); nothing was removed.
+    Conflict(Option<Stored>),
+}
+
+/// Outcome of [`SessionStore::acquire_lease`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// The token holds the lease now.
+    Won,
+    /// Another token holds it. `barren` is the count of leaders so far that ended without starting a session.
+    Held {
+        /// See [`LeaseState::barren`].
+        barren: u32,
+    },
+}
+
+/// What is known of a lease, see [`SessionStore::observe`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LeaseState {
+    /// Whether anyone holds it.
+    pub held: bool,
+    /// How many leaders ended without starting a session ([`LeaseEnd::Barren`]) in the recent past. A waiter that
+    /// sees this grow while it waits knows that it has been freed. The count is forgotten (falls to zero) some time
+    /// after the last of them, at least [`BARREN_MEMORY`].
+    pub barren: u32,
+}
+
+/// How long the count of barren leaders outlives the last of them.
+pub const BARREN_MEMORY: Duration = Duration::from_secs(30);
+
+/// How a leader ended, see [`SessionStore::release_lease`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseEnd {
+    /// It failed, was cut off, or started a session: whoever comes next finds a record or takes the lead.
+    Plain,
+    /// Its response started no session: those who waited are freed.
+    Barren,
+}
+
+/// Why the store did not answer. Never means "no such record".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreError {
+    /// The store could not be reached, or refused to serve; what was asked did not happen.
+    Unavailable(String),
+    /// No answer within the deadline to a call that changes nothing.
+    Timeout,
+    /// What the store holds cannot be read; the text says what is wrong with it, never what it holds.
+    Corrupt(String),
+    /// The call may or may not have taken effect: the answer to a change was lost. Read before deciding.
+    Ambiguous(String),
+}
+
+impl StoreError {
+    /// A short, stable name for metrics and logs.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Corrupt(_) => "corrupt",
+            Self::Ambiguous(_) => "ambiguous",
+        }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unavailable(why) => write!(f, "the store is unavailable: {why}"),
+            Self::Timeout => write!(f, "the store did not answer in time"),
+            Self::Corrupt(what) => write!(f, "the store holds something unreadable: {what}"),
+            Self::Ambiguous(why) => write!(f, "the store's answer was lost, the change may have happened: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// What all replicas share. See the [module](self) for what each call promises.
+///
+/// Times to live are relative, so that clocks of replicas need not agree.
+pub trait SessionStore: Send + Sync + 'static {
+    /// The record of `key`.
+    fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>>;
+
+    /// The record of `key` and the state of its lease, as of one moment.
+    fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)>;
+
+    /// Stores a record where there is none. With `fence`, only while that token holds the lease.
+    fn create<'a>(&'a self, key: &'a Key, new: NewRecord, fence: Option<LeaseToken>) -> StoreFuture<'a, Created>;
+
+    /// Stores `new` in place of the record that has the version `expected`.
+    /// With `fence`, only while that token holds the lease.
+    fn replace<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Version,
+        new: NewRecord,
+        fence: Option<LeaseToken>,
+    ) -> StoreFuture<'a, Replaced>;
+
+    /// Removes the record if it has the version `expected`.
+    fn remove<'a>(&'a self, key: &'a Key, expected: Version) -> StoreFuture<'a, Removed>;
+
+    /// Moves the expiry of the record to `ttl` from now, if it still has the version `expected`; otherwise does
+    /// nothing. `true` when it was moved. The record itself is not rewritten and keeps its version.
+    fn touch<'a>(&'a self, key: &'a Key, expected: Version, ttl: Duration) -> StoreFuture<'a, bool>;
+
+    /// Takes the lease for `ttl` unless another token holds it. Taking one's own lease again renews it.
+    fn acquire_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, Acquired>;
+
+    /// Extends a held lease to `ttl` from now. `false` when the token does not hold it (any more).
+    fn renew_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, bool>;
+
+    /// Gives the lease back if the token holds it; otherwise does nothing.
+    fn release_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, end: LeaseEnd) -> StoreFuture<'a, ()>;
+
+    /// Whether the store can serve reads and writes just now.
+    fn ping(&self) -> StoreFuture<'_, ()>;
+
+    /// A short name of the kind of store, for logs and metrics: `memory`, `sqlite`, `redis`.
+    fn kind(&self) -> &'static str;
+
+    /// Makes everything durable and lets go of files and connections. Calls after this fail.
+    fn close(&self) -> StoreFuture<'_, ()>;
+}
+
+/// A record to be written.
+#[derive(Clone, Debug)]
+pub struct NewRecord {
+    /// The version it is to have.
+    pub version: Version,
+    /// How long from now it lives. Never zero.
+    pub ttl: Duration,
+    /// The encoded record.
+    pub payload: Payload,
+}

@@ -1,0 +1,7 @@
+//! HTTP without meaning: connections, framing, fields. Nothing here knows of sessions.
+
+pub mod headers;
+pub mod server;
+pub mod strict;
+pub mod upgrade;
+pub mod upstream;
