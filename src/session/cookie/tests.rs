@@ -192,6 +192,7 @@ fn no_cookie_lives_longer_than_400_days() {
     for end in [
         "Max-Age=34560001",
         "Max-Age=18446744073709551616",
+        "Max-Age=36893488147419103240",
         "Max-Age=99999999999999999999999999999999",
         "Expires=Fri, 31 Dec 9999 23:59:59 GMT",
         "Expires=Wed, 01 Jan 2025 00:00:00 GMT",
