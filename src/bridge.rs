@@ -1,5 +1,6 @@
 //! The request, top to bottom.
 
+pub mod access;
 pub mod acquire;
 pub mod commit;
 pub mod identify;

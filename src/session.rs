@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod cookie;
+pub mod credential;
 pub mod date;
 pub mod glob;
 pub mod install_id;

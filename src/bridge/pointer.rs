@@ -340,11 +340,7 @@ impl PointerSearch {
     fn string_starts(&mut self) -> Option<Step> {
         let purpose = if self.skipping > 0 {
             Purpose::Skip
-        } else if let Place::Object {
-            expect: Expect::Key | Expect::Colon,
-            ..
-        } = self.place
-        {
+        } else if self.awaits_key() {
             Purpose::Key
         } else {
             match self.aim() {
@@ -389,11 +385,12 @@ impl PointerSearch {
     fn scalar_starts(&mut self, byte: u8) -> Option<Step> {
         let word = if self.skipping > 0 {
             Word::Value
-        } else if let Place::Object {
-            expect: Expect::Key | Expect::Colon,
-            ..
-        } = self.place
-        {
+        } else if self.awaits_key() {
+            // A string before it was no key: a colon after it belongs to this word.
+            self.place = Place::Object {
+                expect: Expect::Key,
+                key_matches: false,
+            };
             Word::Key
         } else {
             match self.aim() {
@@ -452,6 +449,17 @@ impl PointerSearch {
             true if self.level + 1 == self.pointer.tokens.len() => Aim::Target,
             true => Aim::Through,
         }
+    }
+
+    /// Whether a string here is a key (or, after a string without a colon, the next one).
+    const fn awaits_key(&self) -> bool {
+        matches!(
+            self.place,
+            Place::Object {
+                expect: Expect::Key | Expect::Colon,
+                ..
+            }
+        )
     }
 
     fn wanted(&self) -> Option<&Token> {

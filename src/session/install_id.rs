@@ -133,15 +133,23 @@ pub enum Malformed {
     Character,
 }
 
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Malformed {
+    /// What is wrong, in a few words that may be shown to the caller.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
             Self::Empty => "it is empty",
             Self::Nil => "it is the nil UUID",
             Self::NotUuid => "it is not a UUID",
             Self::Length => "it must be 8 to 128 characters long",
             Self::Character => "only letters, digits and . _ ~ - are allowed",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason())
     }
 }
 
