@@ -1,0 +1,341 @@
+//! The head of a request: its lines, found and judged one by one as they come in (RFC 9112 §2 to §6).
+
+use super::{Flaw, MAX_FIELDS};
+
+/// The longest request-target that hyper can hold.
+const MAX_TARGET: usize = u16::MAX as usize - 2;
+
+/// How the body behind a head is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    Sized(u64),
+    Chunked,
+}
+
+/// What is known of a head so far. Offsets count from its first byte.
+#[derive(Debug, Default)]
+pub(super) struct Head {
+    /// Up to here there is nothing but judged lines and plain bytes.
+    scanned: usize,
+    /// Where the line begins that is not yet complete.
+    line_start: usize,
+    empty_line: bool,
+    request: Option<RequestLine>,
+    fields: usize,
+    host: Option<(usize, usize)>,
+    length: Option<u64>,
+    chunked: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct RequestLine {
+    is_http_11: bool,
+    /// The authority of an absolute-form target.
+    authority: Option<(usize, usize)>,
+}
+
+impl Head {
+    /// Whether there is more than the one empty line that may precede a request.
+    pub(super) fn has_begun(&self) -> bool {
+        self.request.is_some() || self.scanned > self.line_start
+    }
+
+    /// Judges `window`, which begins with the first byte of the head: the head's length and what follows it, or
+    /// `None` while it is incomplete.
+    pub(super) fn advance(&mut self, window: &[u8], max: usize) -> Result<Option<(usize, Framing)>, Flaw> {
+        let allowed = window.get(..max).unwrap_or(window);
+        while let Some(plain) = find_control(allowed.get(self.scanned..).unwrap_or_default()) {
+            let at = self.scanned + plain;
+            match (allowed.get(at), allowed.get(at + 1)) {
+                (Some(b'\t'), _) => self.scanned = at + 1,
+                (Some(b'\r'), Some(b'\n')) => {
+                    let line = allowed.get(self.line_start..at).unwrap_or_default();
+                    let done = self.line(line)?;
+                    (self.line_start, self.scanned) = (at + 2, at + 2);
+                    if done {
+                        return self.finish(allowed).map(|framing| Some((at + 2, framing)));
+                    }
+                }
+                (Some(b'\r'), None) => {
+                    self.scanned = at;
+                    return if window.len() >= max {
+                        Err(Flaw::TooLarge)
+                    } else {
+                        Ok(None)
+                    };
+                }
+                (Some(b'\r'), Some(_)) => return Err(Flaw::Malformed("a bare CR")),
+                (Some(b'\n'), _) => return Err(Flaw::Malformed("a bare LF")),
+                _ => return Err(Flaw::Malformed("a control character")),
+            }
+        }
+        self.scanned = allowed.len();
+        if window.len() >= max {
+            Err(Flaw::TooLarge)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Judges one line without its CRLF; `true` for the empty line that ends the head.
+    fn line(&mut self, line: &[u8]) -> Result<bool, Flaw> {
+        if self.request.is_some() {
+            if line.is_empty() {
+                return Ok(true);
+            }
+            return self.field(line).map(|()| false);
+        }
+        if line.is_empty() {
+            // RFC 9112 §2.2: a server should ignore at least one; more of them are no slip of an old client.
+            if std::mem::replace(&mut self.empty_line, true) {
+                return Err(Flaw::Malformed("empty lines before the request line"));
+            }
+            return Ok(false);
+        }
+        self.request = Some(request_line(line, self.line_start)?);
+        Ok(false)
+    }
+
+    fn field(&mut self, line: &[u8]) -> Result<(), Flaw> {
+        self.fields += 1;
+        if self.fields > MAX_FIELDS {
+            return Err(Flaw::TooLarge);
+        }
+        let name_length = line.iter().position(|&byte| !is_token_byte(byte)).unwrap_or(line.len());
+        match (name_length, line.get(name_length)) {
+            (1.., Some(b':')) => {}
+            (0, Some(b' ' | b'\t')) => return Err(Flaw::Malformed("an obsolete line fold")),
+            (1.., Some(b' ' | b'\t')) => return Err(Flaw::Malformed("whitespace in or behind a field name")),
+            (_, None) => return Err(Flaw::Malformed("a field without a colon")),
+            _ => return Err(Flaw::Malformed("an invalid field name")),
+        }
+        // Few names have the length of one that matters here.
+        if !matches!(name_length, 4 | 14 | 17) {
+            return Ok(());
+        }
+        let (name, value) = line.split_at_checked(name_length).unwrap_or_default();
+        let padded = value.split_first().map_or(value, |(_colon, behind)| behind);
+        let leading = padded.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        self.framing_field(name, trim(padded), self.line_start + name_length + 1 + leading)
+    }
+
+    /// Judges the fields that say where the request goes and where it ends. `start`: where the value begins.
+    fn framing_field(&mut self, name: &[u8], value: &[u8], start: usize) -> Result<(), Flaw> {
+        if name.eq_ignore_ascii_case(b"host") {
+            if !is_host(value) {
+                return Err(Flaw::Malformed("an invalid Host"));
+            }
+            if self.host.replace((start, start + value.len())).is_some() {
+                return Err(Flaw::Malformed("a repeated Host"));
+            }
+        } else if name.eq_ignore_ascii_case(b"content-length") {
+            if self.length.replace(content_length(value)?).is_some() {
+                return Err(Flaw::Malformed("a repeated Content-Length"));
+            }
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            if !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(Flaw::Malformed("a Transfer-Encoding other than chunked"));
+            }
+            if std::mem::replace(&mut self.chunked, true) {
+                return Err(Flaw::Malformed("a repeated Transfer-Encoding"));
+            }
+        } else if name.eq_ignore_ascii_case(b"content_length") || name.eq_ignore_ascii_case(b"transfer_encoding") {
+            // CGI, WSGI and PHP backends read these two as the real ones.
+            return Err(Flaw::Malformed("a framing field spelled with an underscore"));
+        }
+        Ok(())
+    }
+
+    fn finish(&self, head: &[u8]) -> Result<Framing, Flaw> {
+        let Some(request) = self.request else {
+            return Err(Flaw::Malformed("no request line"));
+        };
+        let host = self.host.and_then(|(start, end)| head.get(start..end));
+        if host.is_none() && request.is_http_11 {
+            return Err(Flaw::Malformed("no Host"));
+        }
+        if let (Some(host), Some((start, end))) = (host, request.authority)
+            && !head
+                .get(start..end)
+                .is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+        {
+            return Err(Flaw::Malformed("a Host that differs from the request target"));
+        }
+        match (self.length, self.chunked) {
+            (Some(_), true) => Err(Flaw::Malformed("both Content-Length and Transfer-Encoding")),
+            (None, true) if !request.is_http_11 => Err(Flaw::Malformed("Transfer-Encoding in HTTP/1.0")),
+            (None, true) => Ok(Framing::Chunked),
+            (length, false) => Ok(Framing::Sized(length.unwrap_or(0))),
+        }
+    }
+}
+
+/// `method SP request-target SP HTTP-version`, with exactly these spaces (RFC 9112 §3).
+fn request_line(line: &[u8], offset: usize) -> Result<RequestLine, Flaw> {
+    let method_length = line.iter().position(|&byte| !is_token_byte(byte)).unwrap_or(line.len());
+    let (method, rest) = line.split_at_checked(method_length).unwrap_or_default();
+    let Some((b' ', rest)) = rest.split_first() else {
+        return Err(Flaw::Malformed("an invalid method"));
+    };
+    if method.is_empty() {
+        return Err(Flaw::Malformed("an invalid method"));
+    }
+    let target_length = rest.iter().position(|&byte| byte == b' ').unwrap_or(rest.len());
+    let (target, version) = rest.split_at_checked(target_length).unwrap_or_default();
+    let is_http_11 = match version {
+        b" HTTP/1.1" => true,
+        b" HTTP/1.0" => false,
+        b"" => return Err(Flaw::Malformed("a request line without a version")),
+        _ => return Err(Flaw::Malformed("an unsupported protocol version")),
+    };
+    let authority = target_authority(method, target, offset + method_length + 1)?;
+    Ok(RequestLine { is_http_11, authority })
+}
+
+/// Judges the request-target (RFC 9112 §3.2): origin-form, absolute-form, or `*` for OPTIONS. For the absolute form
+/// it tells where in the head the authority is, which `offset` counts from.
+fn target_authority(method: &[u8], target: &[u8], offset: usize) -> Result<Option<(usize, usize)>, Flaw> {
+    const INVALID: Flaw = Flaw::Malformed("an invalid request target");
+    if target.len() > MAX_TARGET {
+        return Err(Flaw::TooLarge);
+    }
+    if method == b"CONNECT" {
+        return Err(Flaw::Malformed("CONNECT is not served"));
+    }
+    let scheme = match target {
+        [b'/', ..] => {
+            return if is_path_and_query(target) {
+                Ok(None)
+            } else {
+                Err(INVALID)
+            };
+        }
+        b"*" if method == b"OPTIONS" => return Ok(None),
+        _ if starts_with_ignore_case(target, b"http://") => b"http://".len(),
+        _ if starts_with_ignore_case(target, b"https://") => b"https://".len(),
+        _ => return Err(INVALID),
+    };
+    let behind = target.get(scheme..).unwrap_or_default();
+    let length = behind
+        .iter()
+        .position(|byte| matches!(byte, b'/' | b'?'))
+        .unwrap_or(behind.len());
+    let (authority, path) = behind.split_at_checked(length).unwrap_or_default();
+    if !is_host(authority) || !is_path_and_query(path) {
+        return Err(INVALID);
+    }
+    Ok(Some((offset + scheme, offset + scheme + length)))
+}
+
+fn starts_with_ignore_case(bytes: &[u8], prefix: &[u8]) -> bool {
+    bytes
+        .get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// Visible ASCII but the bytes that no URI may hold raw. `[ ] { } | \ ^` may not either (RFC 3986), but browsers and
+/// common HTTP libraries send them and no two parties read them differently. A `#` would be cut off by the parser.
+fn is_path_and_query(bytes: &[u8]) -> bool {
+    let mut in_query = false;
+    bytes.iter().all(|&byte| {
+        in_query |= byte == b'?';
+        match byte {
+            b'"' | b'#' | b'<' | b'>' => false,
+            b'`' => in_query,
+            _ => byte.is_ascii_graphic(),
+        }
+    })
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110 §7.2) with a host name, an IPv4 address or a bracketed IPv6 address. Percent
+/// signs and sub-delimiters, which the grammar of reg-name would allow, are in no host name: a comma there would
+/// mean two hosts in `X-Forwarded-Host`.
+fn is_host(value: &[u8]) -> bool {
+    let (host_is_good, port) = match value {
+        [b'[', rest @ ..] => {
+            let length = rest.iter().position(|&byte| byte == b']').unwrap_or(rest.len());
+            let (address, behind) = rest.split_at_checked(length).unwrap_or_default();
+            let parsed = std::str::from_utf8(address).is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok());
+            (parsed && !behind.is_empty(), behind.get(1..).unwrap_or_default())
+        }
+        _ => {
+            let length = value.iter().position(|&byte| byte == b':').unwrap_or(value.len());
+            let (host, port) = value.split_at_checked(length).unwrap_or_default();
+            let good = |&byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+            (!host.is_empty() && host.iter().all(good), port)
+        }
+    };
+    let port_is_good = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit) && number(digits) <= 65_535,
+        _ => false,
+    };
+    host_is_good && port_is_good
+}
+
+fn number(digits: &[u8]) -> u64 {
+    digits.iter().fold(0, |number: u64, digit| {
+        number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+    })
+}
+
+/// `1*DIGIT` (RFC 9110 §8.6), within what hyper and a 63-bit backend can count.
+fn content_length(value: &[u8]) -> Result<u64, Flaw> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Flaw::Malformed("an invalid Content-Length"));
+    }
+    match number(value) {
+        length if length <= i64::MAX as u64 => Ok(length),
+        _ => Err(Flaw::Malformed("a Content-Length out of range")),
+    }
+}
+
+/// Without the optional whitespace around a field value: spaces and tabs only.
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// `tchar` (RFC 9110 §5.6.2).
+pub(super) fn is_token_byte(byte: u8) -> bool {
+    const TOKEN: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0_u8;
+        loop {
+            let special = matches!(
+                byte,
+                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            );
+            #[allow(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+            {
+                table[byte as usize] = special || byte.is_ascii_alphanumeric();
+            }
+            if byte == u8::MAX {
+                break table;
+            }
+            byte += 1;
+        }
+    };
+    TOKEN.get(usize::from(byte)).copied().unwrap_or(false)
+}
+
+/// The first byte below 0x20, or DEL. Eight bytes at a time: most of a head has none.
+pub(super) fn find_control(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_le_bytes([0x01; 8]);
+    const HIGHS: u64 = u64::from_le_bytes([0x80; 8]);
+    let (blocks, rest) = bytes.as_chunks::<8>();
+    for (index, block) in blocks.iter().enumerate() {
+        let word = u64::from_le_bytes(*block);
+        let below_space = word.wrapping_sub(ONES * 0x20) & !word;
+        let del = word ^ (ONES * 0x7f);
+        let found = (below_space | (del.wrapping_sub(ONES) & !del)) & HIGHS;
+        if found != 0 {
+            // A borrow can only mark bytes above a true find: the lowest mark is true.
+            return Some(index * 8 + (found.trailing_zeros() / 8) as usize);
+        }
+    }
+    let position = rest.iter().position(|&byte| byte < 0x20 || byte == 0x7f)?;
+    Some(bytes.len() - rest.len() + position)
+}
