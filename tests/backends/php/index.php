@@ -1,0 +1,37 @@
+<?php
+// A stateful shop on PHP's own sessions, as `php -S` runs it (see tests/it/support/real.rs for the settings).
+// PHP sends Set-Cookie only when the session ID changes, and locks a session while a request uses it.
+
+declare(strict_types=1);
+
+function answer(): void
+{
+    header('Content-Type: application/json');
+    echo json_encode([
+        'basket' => $_SESSION['basket'] ?? 0,
+        'user' => $_SESSION['user'] ?? null,
+        'session' => session_id() === '' ? null : substr(hash('sha256', session_id()), 0, 16),
+        'cookies' => array_map('strval', array_keys($_COOKIE)),
+    ]);
+}
+
+session_start();
+switch (parse_url($_SERVER['REQUEST_URI'], PHP_URL_PATH)) {
+    case '/basket/add':
+        $_SESSION['basket'] = ($_SESSION['basket'] ?? 0) + 1;
+        break;
+    case '/basket':
+        break;
+    case '/login':
+        session_regenerate_id(true);
+        $_SESSION['user'] = (string) ($_GET['user'] ?? 'anna');
+        break;
+    case '/logout':
+        $_SESSION = [];
+        setcookie(session_name(), '', ['expires' => time() - 3600, 'path' => '/']);
+        session_destroy();
+        break;
+    default:
+        http_response_code(404);
+}
+answer();
