@@ -1,5 +1,38 @@
 //! Where sessions are kept: one file a backend, the only file that names its driver.
+//!
+//! | backend | what is shared | survives | for |
+//! |---|---|---|---|
+//! | [`memory`] | nothing: one process | nothing | trials, tests |
+//! | [`sql`] (SQLite) | nothing: one process | a restart, a kill, a power cut | one machine |
+//! | [`redis`] | all replicas | what Redis survives | two replicas and more |
+//!
+//! All of them implement [`SessionStore`](crate::session::store::SessionStore) and pass one conformance suite,
+//! `tests/it/stores/contract.rs`. The backends that decide in this process ([`memory`], [`sql`]) share the deciding
+//! itself (`slot`), so that they cannot differ; Redis decides in its scripts.
 
 pub mod memory;
 pub mod redis;
+mod shards;
+mod slot;
 pub mod sql;
+
+use std::fmt;
+
+/// Why a store could not be opened. It is final: trying again with the same options will not help, whereas an outage
+/// of a store that was opened is a [`StoreError`](crate::session::store::StoreError).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenError(String);
+
+impl OpenError {
+    fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OpenError {}

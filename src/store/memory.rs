@@ -1,1 +1,212 @@
-//! memory.
+//! The store in memory: one process, and gone with it. No call ever waits or fails, short of [`MemoryStore::close`].
+//!
+//! It is bounded only by the expiry of what it holds: the number of sessions that are started is for the limits of
+//! the bridge to bound.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::shards::Shards;
+use super::slot::Slot;
+use crate::session::clock::{Clock, Timestamp};
+use crate::session::store::{
+    Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreError,
+    StoreFuture, Stored, Version,
+};
+
+/// How often the background sweep looks for what has expired.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How much the sweep drops at once, while it holds a lock.
+const SWEEP_BATCH: usize = 64;
+
+/// Records and leases in the memory of this process.
+pub struct MemoryStore {
+    inner: Arc<Inner>,
+    /// Ends the sweep with the store.
+    _sweep: Option<AbortOnDropHandle<()>>,
+}
+
+struct Inner {
+    clock: Arc<dyn Clock>,
+    shards: Shards<Shard>,
+    closed: AtomicBool,
+}
+
+/// Invariant: `due` holds exactly one entry for each slot, with the time at which the slot becomes useless.
+#[derive(Default)]
+struct Shard {
+    slots: HashMap<Key, Slot>,
+    due: BTreeSet<(Timestamp, Key)>,
+}
+
+impl MemoryStore {
+    /// An empty store that takes the time from `clock`.
+    ///
+    /// Inside a Tokio runtime a background task drops what has expired, and ends with the store. Outside of one
+    /// there is no such task, and expired records are merely never seen.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let inner = Arc::new(Inner {
+            clock,
+            shards: Shards::new(Shard::default),
+            closed: AtomicBool::new(false),
+        });
+        let sweep = Handle::try_current()
+            .ok()
+            .map(|runtime| runtime.spawn(sweep(Arc::downgrade(&inner))));
+        Self {
+            inner,
+            _sweep: sweep.map(AbortOnDropHandle::new),
+        }
+    }
+
+    /// How many keys have something in memory; what has expired counts until it is swept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inner.shards.each().map(|shard| shard.slots.len()).sum()
+    }
+
+    /// Whether nothing is in memory.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn read<T>(&self, key: &Key, read: impl FnOnce(&Slot, Timestamp) -> T) -> Result<T, StoreError> {
+        let now = self.now()?;
+        let shard = self.inner.shards.of(key);
+        Ok(match shard.slots.get(key) {
+            Some(slot) => read(slot, now),
+            None => read(&Slot::default(), now),
+        })
+    }
+
+    fn change<T>(&self, key: &Key, change: impl FnOnce(&mut Slot, Timestamp) -> T) -> Result<T, StoreError> {
+        let now = self.now()?;
+        Ok(self.inner.shards.of(key).change(key, |slot| change(slot, now)))
+    }
+
+    fn now(&self) -> Result<Timestamp, StoreError> {
+        if self.inner.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Unavailable("it has been closed".into()));
+        }
+        Ok(self.inner.clock.now())
+    }
+}
+
+impl Shard {
+    fn change<T>(&mut self, key: &Key, change: impl FnOnce(&mut Slot) -> T) -> T {
+        let slot = self.slots.entry(*key).or_default();
+        let before = slot.useless_at();
+        let outcome = change(slot);
+        let after = slot.useless_at();
+        if before != after {
+            before.map(|at| self.due.remove(&(at, *key)));
+            after.map(|at| self.due.insert((at, *key)));
+        }
+        if after.is_none() {
+            self.slots.remove(key);
+        }
+        outcome
+    }
+
+    /// Drops what is useless by `now`, [`SWEEP_BATCH`] slots at most. `true` when there may be more.
+    fn sweep(&mut self, now: Timestamp) -> bool {
+        for _ in 0..SWEEP_BATCH {
+            match self.due.first() {
+                Some(&(at, key)) if at <= now => {
+                    self.due.remove(&(at, key));
+                    self.slots.remove(&key);
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+}
+
+async fn sweep(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let mut more = true;
+        while more {
+            let Some(inner) = inner.upgrade() else { return };
+            let now = inner.clock.now();
+            more = inner
+                .shards
+                .each()
+                .map(|mut shard| shard.sweep(now))
+                .filter(|more| *more)
+                .count()
+                > 0;
+            drop(inner);
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl SessionStore for MemoryStore {
+    fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
+        Box::pin(async move { self.read(key, |slot, now| slot.current(now).cloned()) })
+    }
+
+    fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)> {
+        Box::pin(async move { self.read(key, |slot, now| (slot.current(now).cloned(), slot.lease.state(now))) })
+    }
+
+    fn create<'a>(&'a self, key: &'a Key, new: NewRecord, fence: Option<LeaseToken>) -> StoreFuture<'a, Created> {
+        Box::pin(async move { self.change(key, |slot, now| slot.create(now, new, fence)) })
+    }
+
+    fn replace<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Version,
+        new: NewRecord,
+        fence: Option<LeaseToken>,
+    ) -> StoreFuture<'a, Replaced> {
+        Box::pin(async move { self.change(key, |slot, now| slot.replace(now, expected, new, fence)) })
+    }
+
+    fn remove<'a>(&'a self, key: &'a Key, expected: Version) -> StoreFuture<'a, Removed> {
+        Box::pin(async move { self.change(key, |slot, now| slot.remove(now, expected)) })
+    }
+
+    fn touch<'a>(&'a self, key: &'a Key, expected: Version, ttl: Duration) -> StoreFuture<'a, bool> {
+        Box::pin(async move { self.change(key, |slot, now| slot.touch(now, expected, ttl)) })
+    }
+
+    fn acquire_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, Acquired> {
+        Box::pin(async move { self.change(key, |slot, now| slot.lease.acquire(now, token, ttl)) })
+    }
+
+    fn renew_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, bool> {
+        Box::pin(async move { self.change(key, |slot, now| slot.lease.renew(now, token, ttl)) })
+    }
+
+    fn release_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, end: LeaseEnd) -> StoreFuture<'a, ()> {
+        Box::pin(async move { self.change(key, |slot, now| slot.lease.release(now, token, end)) })
+    }
+
+    fn ping(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async move { self.now().map(drop) })
+    }
+
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            self.inner.closed.store(true, Ordering::Release);
+            self.inner.shards.each().for_each(|mut shard| *shard = Shard::default());
+            Ok(())
+        })
+    }
+}

@@ -1,1 +1,396 @@
-//! redis.
+//! The store in Redis (6 or later) or Valkey: what replicas share. See `layout` for what lies there.
+//!
+//! One multiplexed connection a replica, which the store makes and replaces by itself. A load is one plain `GET`;
+//! each change is one script.
+//!
+//! * **Time.** The expiry is kept by Redis: what `GET` returns is alive, whatever the clock of this replica says.
+//!   The `expires_at` of a record was told by the clock of the replica that wrote or touched it last.
+//! * **Errors.** A refusal by Redis (loading, read-only, out of memory, no permission …) means that nothing happened:
+//!   [`StoreError::Unavailable`]. When the answer to a change is lost (deadline, broken connection), it is
+//!   [`StoreError::Ambiguous`]; to a read, [`StoreError::Timeout`] or [`StoreError::Unavailable`]. Without a
+//!   connection, calls fail with [`StoreError::Unavailable`]: within the deadline at first, at once when the outage
+//!   has lasted longer than that.
+//! * **What is not ours.** A value under a record's key that is no record is [`StoreError::Corrupt`] to every call but
+//!   two: a `create` takes its place, and a `touch` finds no such version. (To `observe`, a value that is no string is
+//!   absent: so Redis answers there.) So it is the caller who decides whether an
+//!   unreadable record is to be kept for inspection or started over.
+
+mod layout;
+mod link;
+mod scripts;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, ConnectionAddr, IntoConnectionInfo, RedisError, ServerError, Value};
+use tokio::time::Instant;
+
+use self::layout::{keys, parse_record, record_bytes, record_key, token_bytes, version_bytes};
+use self::link::{Link, Target};
+use self::scripts::{Answer, Lua};
+use super::OpenError;
+use crate::session::clock::{Clock, Timestamp};
+use crate::session::store::{
+    Acquired, BARREN_MEMORY, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
+    SessionStore, StoreError, StoreFuture, Stored, Version,
+};
+
+/// Where Redis is, and how to use it. Its `Debug` leaves the URL out, which may hold a password.
+#[derive(Clone)]
+pub struct RedisOptions {
+    /// `redis://[user:password@]host[:port][/database]`; `valkey://` alike.
+    pub url: String,
+    /// The deadline of every call.
+    pub timeout: Duration,
+    /// What the names of all keys start with.
+    pub key_prefix: String,
+}
+
+impl fmt::Debug for RedisOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisOptions")
+            .field("timeout", &self.timeout)
+            .field("key_prefix", &self.key_prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Records and leases in Redis.
+pub struct RedisStore {
+    link: Link,
+    clock: Arc<dyn Clock>,
+    timeout: Duration,
+    prefix: String,
+    probe: Cmd,
+}
+
+/// Whether a command changes anything: what the loss of its answer means.
+#[derive(Clone, Copy)]
+enum Effect {
+    Read,
+    Change,
+}
+
+impl RedisStore {
+    /// A store that connects in the background: a Redis that is not there yet is no error here, see
+    /// [`SessionStore::ping`]. `clock` tells the `expires_at` of records, nothing else.
+    ///
+    /// Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is not one of a single Redis without TLS. The error does not repeat the URL.
+    pub fn connect(options: RedisOptions, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let info = options
+            .url
+            .as_str()
+            .into_connection_info()
+            .map_err(|_| OpenError::new("not a URL of the form redis://[user:password@]host[:port][/database]"))?;
+        let (host, port) = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => (host.clone(), *port),
+            _ => return Err(OpenError::new("only redis:// over TCP without TLS is supported")),
+        };
+        let probe = probe(&options.key_prefix);
+        let target = Target {
+            host,
+            port,
+            login: info.redis_settings().clone(),
+            timeout: options.timeout,
+            probe: probe.clone(),
+        };
+        Ok(Self {
+            link: Link::new(target),
+            clock,
+            timeout: options.timeout,
+            prefix: options.key_prefix,
+            probe,
+        })
+    }
+
+    async fn read(&self, cmd: &Cmd) -> Result<Value, StoreError> {
+        let deadline = Instant::now() + self.timeout;
+        match self.ask(cmd, deadline, None).await {
+            // A read may be asked twice, on the next connection: this one may have been closed for idleness just now.
+            Err(Failure::Lost(number)) => self.ask(cmd, deadline, Some(number)).await,
+            other => other,
+        }
+        .map_err(|failure| self.explain(failure, Effect::Read))
+    }
+
+    async fn run(&self, script: &Lua, key: &Key, args: &[&[u8]]) -> Result<Answer, StoreError> {
+        let deadline = Instant::now() + self.timeout;
+        let keys = keys(&self.prefix, key);
+        let answer = match self.ask(&script.by_hash(&keys, args), deadline, None).await {
+            Err(Failure::Refused(error)) if error.code() == "NOSCRIPT" => {
+                self.ask(&script.in_full(&keys, args), deadline, None).await
+            }
+            other => other,
+        };
+        answer
+            .map(Answer::from)
+            .map_err(|failure| self.explain(failure, Effect::Change))
+    }
+
+    /// Asks once, on a connection later than number `after`. What looks like a broken one is reported to the link.
+    async fn ask(&self, cmd: &Cmd, deadline: Instant, after: Option<u64>) -> Result<Value, Failure> {
+        let (number, mut connection) = self.link.connection(deadline, after).await.map_err(Failure::NotSent)?;
+        match tokio::time::timeout_at(deadline, connection.send_packed_command(cmd)).await {
+            Ok(Ok(Value::ServerError(error))) => {
+                if error.code() == "READONLY" {
+                    self.link.suspect();
+                }
+                Err(Failure::Refused(error))
+            }
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                self.link.suspect();
+                Err(if error.is_io_error() {
+                    Failure::Lost(number)
+                } else {
+                    Failure::Garbled(error)
+                })
+            }
+            Err(_) => {
+                self.link.suspect();
+                Err(Failure::Late)
+            }
+        }
+    }
+
+    fn explain(&self, failure: Failure, effect: Effect) -> StoreError {
+        match (failure, effect) {
+            (Failure::NotSent(error), _) => error,
+            (Failure::Refused(error), _) => refused(&error),
+            (Failure::Late, Effect::Read) => StoreError::Timeout,
+            (Failure::Late, Effect::Change) => {
+                StoreError::Ambiguous(format!("no answer within {} ms", self.timeout.as_millis()))
+            }
+            (Failure::Lost(_), Effect::Read) => StoreError::Unavailable("the connection was lost".into()),
+            (Failure::Lost(_), Effect::Change) => StoreError::Ambiguous("the connection was lost".into()),
+            (Failure::Garbled(error), Effect::Read) => StoreError::Unavailable(error.category().into()),
+            (Failure::Garbled(error), Effect::Change) => StoreError::Ambiguous(error.category().into()),
+        }
+    }
+
+    /// The value and the time to live, in ms, of a record that is written now.
+    fn value(&self, new: &NewRecord) -> (Vec<u8>, String) {
+        (record_bytes(new, self.expiry(new.ttl)), millis(new.ttl))
+    }
+
+    fn expiry(&self, ttl: Duration) -> Timestamp {
+        self.clock.now().saturating_add(ttl)
+    }
+}
+
+/// Why there is no answer.
+enum Failure {
+    /// There is no connection: nothing was sent.
+    NotSent(StoreError),
+    /// The server answered with an error.
+    Refused(ServerError),
+    /// The deadline passed.
+    Late,
+    /// The connection, which had this number, broke.
+    Lost(u64),
+    /// The answer could not be read.
+    Garbled(RedisError),
+}
+
+/// A harmless write.
+fn probe(prefix: &str) -> Cmd {
+    let mut cmd = redis::cmd("SET");
+    cmd.arg(format!("{prefix}ping")).arg(1).arg("PX").arg(1000);
+    cmd
+}
+
+/// A time to live as Redis takes it: at least 1 ms, and no more than what it can add to the present.
+fn millis(ttl: Duration) -> String {
+    ttl.as_millis().clamp(1, 1 << 48).to_string()
+}
+
+/// A fence as scripts take it: the empty string is none.
+fn fence_bytes(fence: Option<LeaseToken>) -> Vec<u8> {
+    fence.map(|token| token_bytes(token).to_vec()).unwrap_or_default()
+}
+
+/// What a refusal means. Nothing was changed by it. Of the server's text only what does not repeat our arguments.
+fn refused(error: &ServerError) -> StoreError {
+    if error.code() == "WRONGTYPE" {
+        return StoreError::Corrupt("a key of the store holds a value of another type".into());
+    }
+    let details = error.details().unwrap_or_default();
+    let details = details.split(", with args").next().unwrap_or_default();
+    StoreError::Unavailable(
+        format!("Redis refused: {} {details}", error.code())
+            .trim_end()
+            .to_owned(),
+    )
+}
+
+/// An answer that no script of ours gives.
+fn unexpected<T>() -> Result<T, StoreError> {
+    Err(StoreError::Corrupt("an answer of an unexpected type".into()))
+}
+
+fn record(value: Value) -> Result<Option<Stored>, StoreError> {
+    match value {
+        Value::Nil => Ok(None),
+        Value::BulkString(bytes) => parse_record(bytes).map(Some),
+        _ => unexpected(),
+    }
+}
+
+impl SessionStore for RedisStore {
+    fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
+        Box::pin(async move {
+            let name = record_key(&self.prefix, key);
+            let mut get = Cmd::with_capacity(2, name.len() + 3);
+            get.arg("GET").arg(name);
+            record(self.read(&get).await?)
+        })
+    }
+
+    fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)> {
+        Box::pin(async move {
+            let mut get = redis::cmd("MGET");
+            get.arg(&keys(&self.prefix, key));
+            let Value::Array(values) = self.read(&get).await? else {
+                return unexpected();
+            };
+            let Ok([stored, lease, barren]) = <[Value; 3]>::try_from(values) else {
+                return unexpected();
+            };
+            let barren = match barren {
+                Value::Nil => 0,
+                count => redis::from_redis_value(count).or_else(|_| unexpected())?,
+            };
+            Ok((
+                record(stored)?,
+                LeaseState {
+                    held: lease != Value::Nil,
+                    barren,
+                },
+            ))
+        })
+    }
+
+    fn create<'a>(&'a self, key: &'a Key, new: NewRecord, fence: Option<LeaseToken>) -> StoreFuture<'a, Created> {
+        Box::pin(async move {
+            let (value, ttl) = self.value(&new);
+            match self
+                .run(&scripts::CREATE, key, &[&value, ttl.as_bytes(), &fence_bytes(fence)])
+                .await?
+            {
+                Answer::Done => Ok(Created::Won),
+                Answer::Fenced => Ok(Created::Fenced),
+                Answer::Found(there) => parse_record(there).map(Created::Lost),
+                Answer::Number(_) | Answer::Nothing | Answer::Unknown => unexpected(),
+            }
+        })
+    }
+
+    fn replace<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Version,
+        new: NewRecord,
+        fence: Option<LeaseToken>,
+    ) -> StoreFuture<'a, Replaced> {
+        Box::pin(async move {
+            let (value, ttl) = self.value(&new);
+            let args: [&[u8]; 4] = [&version_bytes(expected), &value, ttl.as_bytes(), &fence_bytes(fence)];
+            match self.run(&scripts::REPLACE, key, &args).await? {
+                Answer::Done => Ok(Replaced::Done),
+                Answer::Fenced => Ok(Replaced::Fenced),
+                Answer::Found(there) => parse_record(there).map(|there| Replaced::Conflict(Some(there))),
+                Answer::Nothing => Ok(Replaced::Conflict(None)),
+                Answer::Number(_) | Answer::Unknown => unexpected(),
+            }
+        })
+    }
+
+    fn remove<'a>(&'a self, key: &'a Key, expected: Version) -> StoreFuture<'a, Removed> {
+        Box::pin(async move {
+            match self.run(&scripts::REMOVE, key, &[&version_bytes(expected)]).await? {
+                Answer::Done => Ok(Removed::Done),
+                Answer::Found(there) => parse_record(there).map(|there| Removed::Conflict(Some(there))),
+                Answer::Nothing => Ok(Removed::Conflict(None)),
+                Answer::Fenced | Answer::Number(_) | Answer::Unknown => unexpected(),
+            }
+        })
+    }
+
+    fn touch<'a>(&'a self, key: &'a Key, expected: Version, ttl: Duration) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let expiry = self.expiry(ttl).as_millis().to_be_bytes();
+            let ttl = millis(ttl);
+            let args: [&[u8]; 3] = [&version_bytes(expected), &expiry, ttl.as_bytes()];
+            done(&self.run(&scripts::TOUCH, key, &args).await?)
+        })
+    }
+
+    fn acquire_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, Acquired> {
+        Box::pin(async move {
+            match self
+                .run(&scripts::ACQUIRE, key, &[&token_bytes(token), millis(ttl).as_bytes()])
+                .await?
+            {
+                Answer::Done => Ok(Acquired::Won),
+                Answer::Number(barren) => Ok(Acquired::Held {
+                    barren: u32::try_from(barren).unwrap_or(u32::MAX),
+                }),
+                Answer::Fenced | Answer::Found(_) | Answer::Nothing | Answer::Unknown => unexpected(),
+            }
+        })
+    }
+
+    fn renew_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            done(
+                &self
+                    .run(&scripts::RENEW, key, &[&token_bytes(token), millis(ttl).as_bytes()])
+                    .await?,
+            )
+        })
+    }
+
+    fn release_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, end: LeaseEnd) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            let remember = match end {
+                LeaseEnd::Plain => String::new(),
+                LeaseEnd::Barren => millis(BARREN_MEMORY),
+            };
+            done(
+                &self
+                    .run(&scripts::RELEASE, key, &[&token_bytes(token), remember.as_bytes()])
+                    .await?,
+            )
+            .map(drop)
+        })
+    }
+
+    fn ping(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async move { self.read(&self.probe).await.map(drop) })
+    }
+
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            self.link.close();
+            Ok(())
+        })
+    }
+}
+
+/// Done or not.
+fn done(answer: &Answer) -> Result<bool, StoreError> {
+    match answer {
+        Answer::Done => Ok(true),
+        Answer::Nothing => Ok(false),
+        Answer::Fenced | Answer::Number(_) | Answer::Found(_) | Answer::Unknown => unexpected(),
+    }
+}

@@ -1,0 +1,153 @@
+//! What lies in Redis: the names of the keys and the bytes of a record.
+//!
+//! ```text
+//! {prefix}{<digest>}         a record: format 1 (1 byte), seq (8), nonce (4), expires_at in ms (8), then the payload;
+//!                            numbers are big-endian
+//! {prefix}{<digest>}:lease   the token of the holder (16 bytes)
+//! {prefix}{<digest>}:barren  how many leaders ended without starting a session, in decimal
+//! {prefix}ping               written by the health check
+//! ```
+//!
+//! The digest stands in braces, which makes it the hash tag of a cluster: the three keys of an installation share one
+//! slot. Every key has a time to live, always.
+
+use bytes::Bytes;
+
+use crate::session::clock::Timestamp;
+use crate::session::store::{Key, LeaseToken, NewRecord, Payload, StoreError, Stored, Version};
+
+/// The first byte of a record. Scripts compare it along with the version.
+const FORMAT: u8 = 1;
+
+/// Format and version: what a change compares.
+pub(super) const VERSION_LEN: usize = 13;
+
+/// All that comes before the payload.
+pub(super) const HEAD_LEN: usize = 21;
+
+/// The key of a record.
+pub(super) fn record_key(prefix: &str, key: &Key) -> Vec<u8> {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let hex = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or_default();
+    let mut name = Vec::with_capacity(prefix.len() + 34 + ":barren".len());
+    name.extend_from_slice(prefix.as_bytes());
+    name.push(b'{');
+    name.extend(key.as_bytes().iter().flat_map(|byte| [hex(byte >> 4), hex(byte & 15)]));
+    name.push(b'}');
+    name
+}
+
+/// The three keys of an installation: record, lease, count of barren leaders.
+pub(super) fn keys(prefix: &str, key: &Key) -> [Vec<u8>; 3] {
+    let record = record_key(prefix, key);
+    let with = |suffix: &[u8]| [record.as_slice(), suffix].concat();
+    let (lease, barren) = (with(b":lease"), with(b":barren"));
+    [record, lease, barren]
+}
+
+/// What the value of a record with this version starts with.
+pub(super) fn version_bytes(version: Version) -> [u8; VERSION_LEN] {
+    let mut bytes = [FORMAT; VERSION_LEN];
+    for (to, from) in bytes
+        .iter_mut()
+        .skip(1)
+        .zip(version.seq.to_be_bytes().into_iter().chain(version.nonce.to_be_bytes()))
+    {
+        *to = from;
+    }
+    bytes
+}
+
+/// The value of a record.
+pub(super) fn record_bytes(new: &NewRecord, expires_at: Timestamp) -> Vec<u8> {
+    let mut value = Vec::with_capacity(HEAD_LEN + new.payload.0.len());
+    value.extend_from_slice(&version_bytes(new.version));
+    value.extend_from_slice(&expires_at.as_millis().to_be_bytes());
+    value.extend_from_slice(&new.payload.0);
+    value
+}
+
+/// The record in a value; the payload is not copied.
+pub(super) fn parse_record(value: Vec<u8>) -> Result<Stored, StoreError> {
+    let value = Bytes::from(value);
+    let Some(([format, numbers @ ..], _)) = value.split_first_chunk::<HEAD_LEN>() else {
+        return Err(StoreError::Corrupt(format!(
+            "a record of {} bytes, too short to be one",
+            value.len()
+        )));
+    };
+    if *format != FORMAT {
+        return Err(StoreError::Corrupt(format!("a record of the unknown format {format}")));
+    }
+    let number = |from: usize, len: usize| {
+        numbers
+            .iter()
+            .skip(from)
+            .take(len)
+            .fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+    };
+    let nonce = u32::try_from(number(8, 4)).unwrap_or_default();
+    Ok(Stored {
+        version: Version {
+            seq: number(0, 8),
+            nonce,
+        },
+        expires_at: Timestamp::from_millis(number(12, 8)),
+        payload: Payload(value.slice(HEAD_LEN..)),
+    })
+}
+
+/// The value of a lease.
+pub(super) fn token_bytes(token: LeaseToken) -> [u8; 16] {
+    token.0.to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new() -> NewRecord {
+        NewRecord {
+            version: Version {
+                seq: 0x0102_0304_0506_0708,
+                nonce: 0xfffe_fdfc,
+            },
+            ttl: std::time::Duration::from_secs(1),
+            payload: Payload(Bytes::from_static(b"payload")),
+        }
+    }
+
+    #[test]
+    fn a_record_is_laid_out_as_documented_and_read_back() {
+        let value = record_bytes(&new(), Timestamp::from_millis(0x1112_1314_1516_1718));
+        let head = [
+            1, 1, 2, 3, 4, 5, 6, 7, 8, 0xff, 0xfe, 0xfd, 0xfc, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18,
+        ];
+        assert_eq!(value, [head.as_slice(), b"payload"].concat());
+        let stored = parse_record(value).unwrap();
+        assert_eq!(stored.version, new().version);
+        assert_eq!(stored.expires_at.as_millis(), 0x1112_1314_1516_1718);
+        assert_eq!(stored.payload, new().payload);
+    }
+
+    #[test]
+    fn a_short_value_and_an_unknown_format_are_corrupt() {
+        let mut value = record_bytes(&new(), Timestamp::MAX);
+        assert!(matches!(
+            parse_record(value[..20].to_vec()),
+            Err(StoreError::Corrupt(_))
+        ));
+        assert!(parse_record(value[..21].to_vec()).is_ok());
+        value[0] = 2;
+        assert!(matches!(parse_record(value), Err(StoreError::Corrupt(_))));
+    }
+
+    #[test]
+    fn the_keys_of_an_installation_share_a_hash_tag() {
+        let key = Key::from_digest([0xab; 16]);
+        let [record, lease, barren] = keys("p:", &key).map(|name| String::from_utf8(name).unwrap());
+        assert_eq!(record, format!("p:{{{key}}}"));
+        assert_eq!(lease, format!("{record}:lease"));
+        assert_eq!(barren, format!("{record}:barren"));
+    }
+}
