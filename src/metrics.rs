@@ -1,1 +1,567 @@
-//! metrics.
+//! What the bridge counts, all in one place.
+//!
+//! Durations are in seconds. No label carries an ID, a path, or anything else that a client or the backend sent. A
+//! series without a fixed set of labels appears once it has happened; all others are there from the start.
+//!
+//! | metric | type | labels | meaning |
+//! |---|---|---|---|
+//! | `session_bridge_requests_total` | counter | `method`, `status`, `outcome` | requests answered; `status` is a class (`2xx`); for `outcome` see [`Outcome`] |
+//! | `session_bridge_request_duration_seconds` | histogram | | from the end of the request head to the response head being passed on |
+//! | `session_bridge_upstream_duration_seconds` | histogram | | from sending a request to the backend to its response head |
+//! | `session_bridge_refusals_total` | counter | `slug` | requests that the bridge answered itself, by the end of the problem `type` |
+//! | `session_bridge_sessions_created_total` | counter | | records stored where there was none |
+//! | `session_bridge_sessions_replaced_total` | counter | | dead sessions that a fresh one took the place of |
+//! | `session_bridge_sessions_ended_total` | counter | | records removed: log-outs, and sessions ended by an operator |
+//! | `session_bridge_leases_total` | counter | `event` | the lead over starting a session, see [`LeaseEvent`] |
+//! | `session_bridge_session_wait_seconds` | histogram | | how long requests waited for another one to start their session |
+//! | `session_bridge_cookies_dropped_total` | counter | `reason` | cookies of the backend that were not kept, see [`CookieDrop`] |
+//! | `session_bridge_set_cookies_stripped_total` | counter | | `Set-Cookie` fields taken out of responses |
+//! | `session_bridge_commit_conflicts_total` | counter | | commits that found the record changed, and were merged anew |
+//! | `session_bridge_commits_retried_total` | counter | | tries to store in the background what the store did not take at first |
+//! | `session_bridge_commits_abandoned_total` | counter | | changes given up for good: a session may have lost them |
+//! | `session_bridge_commits_pending` | gauge | | changes that wait to be stored in the background |
+//! | `session_bridge_touches_total` | counter | | expiries moved |
+//! | `session_bridge_store_operations_total` | counter | `op`, `result` | calls of the store, see [`StoreOp`] and [`StoreResult`] |
+//! | `session_bridge_store_operation_duration_seconds` | histogram | `op` | how long they took, failed ones too |
+//! | `session_bridge_client_connections` | gauge | | open connections of clients |
+//! | `session_bridge_upstream_connections` | gauge | | open connections to the backend, idle ones too |
+//! | `session_bridge_upstream_connects_total` | counter | | connections opened to the backend |
+//! | `session_bridge_upstream_reuses_total` | counter | | requests sent over a connection that was open already |
+//! | `session_bridge_upstream_retries_total` | counter | | requests sent once more, as they provably never arrived |
+//! | `session_bridge_ready` | gauge | | 1 while this replica is ready, else 0 |
+//! | `session_bridge_build_info` | gauge | `version` | always 1 |
+
+mod labels;
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+pub use labels::{CookieDrop, LeaseEvent, Method, Outcome, StatusClass, StoreOp, StoreResult};
+use labels::{Counters, Histograms};
+
+/// Upper bounds for what waits for a backend or for other requests, in seconds.
+const SLOW: [f64; 15] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
+/// Upper bounds for what waits for the store, in seconds.
+const QUICK: [f64; 13] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+];
+
+/// Everything that is counted. Recording takes no lock but a histogram's own, and allocates nothing.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Counters<3>,
+    request_duration: Histogram,
+    upstream_duration: Histogram,
+    refusals: Counters<1>,
+    refusal_slugs: Box<[&'static str]>,
+    sessions_created: Counter,
+    sessions_replaced: Counter,
+    sessions_ended: Counter,
+    leases: Counters<1>,
+    session_wait: Histogram,
+    cookies_dropped: Counters<1>,
+    set_cookies_stripped: Counter,
+    commit_conflicts: Counter,
+    commits_retried: Counter,
+    commits_abandoned: Counter,
+    touches: Counter,
+    store_operations: Counters<2>,
+    store_operation_duration: Histograms<1>,
+    sources: Arc<Sources>,
+}
+
+/// A number that is kept elsewhere and read whenever metrics are asked for, see [`Metrics::read_from`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Open connections of clients.
+    ClientConnections,
+    /// Open connections to the backend.
+    UpstreamConnections,
+    /// Connections opened to the backend so far.
+    UpstreamConnects,
+    /// Requests sent over an open connection so far.
+    UpstreamReuses,
+    /// Requests sent once more so far.
+    UpstreamRetries,
+    /// Changes that wait to be stored.
+    CommitsPending,
+    /// 1 while ready.
+    Ready,
+}
+
+impl Metrics {
+    /// All metrics at zero. `refusal_slugs` are the values of the label `slug`.
+    #[must_use]
+    pub fn new(refusal_slugs: &[&'static str]) -> Self {
+        let mut it = Self {
+            registry: Registry::with_prefix("session_bridge"),
+            requests: Counters::new(
+                Method::ALL.len() * StatusClass::ALL.len() * Outcome::ALL.len(),
+                Counter::default,
+            ),
+            request_duration: slow(),
+            upstream_duration: slow(),
+            refusals: Counters::new(refusal_slugs.len(), Counter::default),
+            refusal_slugs: refusal_slugs.into(),
+            sessions_created: Counter::default(),
+            sessions_replaced: Counter::default(),
+            sessions_ended: Counter::default(),
+            leases: Counters::new(LeaseEvent::ALL.len(), Counter::default),
+            session_wait: slow(),
+            cookies_dropped: Counters::new(CookieDrop::ALL.len(), Counter::default),
+            set_cookies_stripped: Counter::default(),
+            commit_conflicts: Counter::default(),
+            commits_retried: Counter::default(),
+            commits_abandoned: Counter::default(),
+            touches: Counter::default(),
+            store_operations: Counters::new(StoreOp::ALL.len() * StoreResult::ALL.len(), Counter::default),
+            store_operation_duration: Histograms::new(StoreOp::ALL.len(), quick),
+            sources: Arc::default(),
+        };
+        it.show_from_the_start();
+        it.register();
+        it
+    }
+
+    fn show_from_the_start(&self) {
+        for slug in &self.refusal_slugs {
+            self.with_refusal(slug, |_| {});
+        }
+        for event in LeaseEvent::ALL {
+            self.leases.with(event.index(), [("event", event.text())], |_| {});
+        }
+        for reason in CookieDrop::ALL {
+            self.cookies_dropped
+                .with(reason.index(), [("reason", reason.text())], |_| {});
+        }
+    }
+
+    fn register(&mut self) {
+        let build: Family<[(&str, &str); 1], Gauge> = Family::default();
+        build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        let sources = Arc::clone(&self.sources);
+        let registry = &mut self.registry;
+        macro_rules! register {
+            ($($name:literal: $help:literal = $metric:expr;)+) => { $(registry.register($name, $help, $metric);)+ };
+        }
+        register! {
+            "requests": "Requests answered" = self.requests.family();
+            "request_duration_seconds": "Time to the response head" = self.request_duration.clone();
+            "upstream_duration_seconds": "Time of the backend" = self.upstream_duration.clone();
+            "refusals": "Requests that the bridge answered itself" = self.refusals.family();
+            "sessions_created": "Sessions stored anew" = self.sessions_created.clone();
+            "sessions_replaced": "Dead sessions replaced" = self.sessions_replaced.clone();
+            "sessions_ended": "Sessions removed" = self.sessions_ended.clone();
+            "leases": "The lead over starting a session" = self.leases.family();
+            "session_wait_seconds": "Wait for another request's session" = self.session_wait.clone();
+            "cookies_dropped": "Cookies of the backend not kept" = self.cookies_dropped.family();
+            "set_cookies_stripped": "Set-Cookie fields taken out" = self.set_cookies_stripped.clone();
+            "commit_conflicts": "Commits merged anew" = self.commit_conflicts.clone();
+            "commits_retried": "Commits tried again in the background" = self.commits_retried.clone();
+            "commits_abandoned": "Commits given up" = self.commits_abandoned.clone();
+            "touches": "Expiries moved" = self.touches.clone();
+            "store_operations": "Calls of the store" = self.store_operations.family();
+            "store_operation_duration_seconds": "Time of the store" = self.store_operation_duration.family();
+            "build_info": "The version that runs" = build;
+        }
+        registry.register_collector(Box::new(sources));
+    }
+
+    /// Has `source` read by `read` from now on, whenever metrics are asked for. `read` must be quick and must not
+    /// wait. Only the first reader of a source counts; a source without one is zero.
+    pub fn read_from(&self, source: Source, read: impl Fn() -> u64 + Send + Sync + 'static) {
+        // A second reader is dropped: that is what is promised.
+        let _ = self.sources.slot(source).set(Box::new(read));
+    }
+
+    /// A request has been answered.
+    pub fn request(&self, method: Method, status: StatusClass, outcome: Outcome, took: Duration) {
+        let index = (method.index() * StatusClass::ALL.len() + status.index()) * Outcome::ALL.len() + outcome.index();
+        let labels = [
+            ("method", method.text()),
+            ("status", status.text()),
+            ("outcome", outcome.text()),
+        ];
+        self.requests.with(index, labels, count);
+        self.request_duration.observe(took.as_secs_f64());
+    }
+
+    /// The backend has sent a response head.
+    pub fn upstream(&self, took: Duration) {
+        self.upstream_duration.observe(took.as_secs_f64());
+    }
+
+    /// The bridge has answered a request itself. A slug that was not named in [`Metrics::new`] is not counted.
+    pub fn refusal(&self, slug: &'static str) {
+        self.with_refusal(slug, count);
+    }
+
+    fn with_refusal(&self, slug: &'static str, apply: fn(&Counter)) {
+        if let Some(index) = self.refusal_slugs.iter().position(|known| *known == slug) {
+            self.refusals.with(index, [("slug", slug)], apply);
+        }
+    }
+
+    /// A record was stored where there was none.
+    pub fn session_created(&self) {
+        self.sessions_created.inc();
+    }
+
+    /// A dead session was replaced by a fresh one.
+    pub fn session_replaced(&self) {
+        self.sessions_replaced.inc();
+    }
+
+    /// A record was removed.
+    pub fn session_ended(&self) {
+        self.sessions_ended.inc();
+    }
+
+    /// Something happened to the lead over starting a session.
+    pub fn lease(&self, event: LeaseEvent) {
+        self.leases.with(event.index(), [("event", event.text())], count);
+    }
+
+    /// A request has waited for its session.
+    pub fn session_wait(&self, waited: Duration) {
+        self.session_wait.observe(waited.as_secs_f64());
+    }
+
+    /// A cookie of the backend was not kept.
+    pub fn cookie_dropped(&self, reason: CookieDrop) {
+        self.cookies_dropped
+            .with(reason.index(), [("reason", reason.text())], count);
+    }
+
+    /// So many `Set-Cookie` fields were taken out of a response.
+    pub fn set_cookies_stripped(&self, fields: usize) {
+        self.set_cookies_stripped.inc_by(fields as u64);
+    }
+
+    /// A commit found the record changed.
+    pub fn commit_conflict(&self) {
+        self.commit_conflicts.inc();
+    }
+
+    /// A commit was tried again in the background.
+    pub fn commit_retried(&self) {
+        self.commits_retried.inc();
+    }
+
+    /// A commit was given up.
+    pub fn commit_abandoned(&self) {
+        self.commits_abandoned.inc();
+    }
+
+    /// The expiry of a record was moved.
+    pub fn touched(&self) {
+        self.touches.inc();
+    }
+
+    /// A call of the store has ended.
+    pub fn store_operation(&self, op: StoreOp, result: StoreResult, took: Duration) {
+        let index = op.index() * StoreResult::ALL.len() + result.index();
+        self.store_operations
+            .with(index, [("op", op.text()), ("result", result.text())], count);
+        let seconds = took.as_secs_f64();
+        self.store_operation_duration
+            .with(op.index(), [("op", op.text())], |times| times.observe(seconds));
+    }
+
+    /// Everything as text, in the OpenMetrics format, which the parsers of the older Prometheus format read too.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::with_capacity(16 * 1024);
+        // Writing into a string cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}
+
+fn count(counter: &Counter) {
+    counter.inc();
+}
+
+fn slow() -> Histogram {
+    Histogram::new(SLOW)
+}
+
+fn quick() -> Histogram {
+    Histogram::new(QUICK)
+}
+
+type Read = OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>;
+
+#[derive(Default)]
+struct Sources {
+    client_connections: Read,
+    upstream_connections: Read,
+    upstream_connects: Read,
+    upstream_reuses: Read,
+    upstream_retries: Read,
+    commits_pending: Read,
+    ready: Read,
+}
+
+impl Sources {
+    const GAUGES: [(Source, &'static str, &'static str); 4] = [
+        (
+            Source::ClientConnections,
+            "client_connections",
+            "Open connections of clients",
+        ),
+        (
+            Source::UpstreamConnections,
+            "upstream_connections",
+            "Open connections to the backend",
+        ),
+        (
+            Source::CommitsPending,
+            "commits_pending",
+            "Changes that wait to be stored",
+        ),
+        (Source::Ready, "ready", "Whether this replica is ready"),
+    ];
+    const COUNTERS: [(Source, &'static str, &'static str); 3] = [
+        (
+            Source::UpstreamConnects,
+            "upstream_connects",
+            "Connections opened to the backend",
+        ),
+        (
+            Source::UpstreamReuses,
+            "upstream_reuses",
+            "Requests sent over an open connection",
+        ),
+        (Source::UpstreamRetries, "upstream_retries", "Requests sent once more"),
+    ];
+
+    const fn slot(&self, source: Source) -> &Read {
+        match source {
+            Source::ClientConnections => &self.client_connections,
+            Source::UpstreamConnections => &self.upstream_connections,
+            Source::UpstreamConnects => &self.upstream_connects,
+            Source::UpstreamReuses => &self.upstream_reuses,
+            Source::UpstreamRetries => &self.upstream_retries,
+            Source::CommitsPending => &self.commits_pending,
+            Source::Ready => &self.ready,
+        }
+    }
+
+    fn read(&self, source: Source) -> u64 {
+        self.slot(source).get().map_or(0, |read| read())
+    }
+}
+
+impl Collector for Sources {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for (source, name, help) in Self::GAUGES {
+            let gauge = ConstGauge::new(i64::try_from(self.read(source)).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        for (source, name, help) in Self::COUNTERS {
+            let counter = ConstCounter::new(self.read(source));
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sources")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::session::store::StoreError;
+
+    const MOMENT: Duration = Duration::from_millis(3);
+
+    /// Metrics on which everything has happened once.
+    fn all_happened() -> Metrics {
+        let metrics = Metrics::new(&["one", "two"]);
+        for method in Method::ALL {
+            for status in StatusClass::ALL {
+                for outcome in Outcome::ALL {
+                    metrics.request(*method, *status, *outcome, MOMENT);
+                }
+            }
+        }
+        for op in StoreOp::ALL {
+            for result in StoreResult::ALL {
+                metrics.store_operation(*op, *result, MOMENT);
+            }
+        }
+        LeaseEvent::ALL.iter().for_each(|event| metrics.lease(*event));
+        CookieDrop::ALL
+            .iter()
+            .for_each(|reason| metrics.cookie_dropped(*reason));
+        ["one", "two"].into_iter().for_each(|slug| metrics.refusal(slug));
+        metrics.upstream(MOMENT);
+        metrics.session_created();
+        metrics.session_replaced();
+        metrics.session_ended();
+        metrics.session_wait(MOMENT);
+        metrics.set_cookies_stripped(1);
+        metrics.commit_conflict();
+        metrics.commit_retried();
+        metrics.commit_abandoned();
+        metrics.touched();
+        for (source, _, _) in Sources::GAUGES.into_iter().chain(Sources::COUNTERS) {
+            metrics.read_from(source, || 1);
+        }
+        metrics
+    }
+
+    fn value(text: &str, series: &str) -> Option<f64> {
+        text.lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    type Shape = BTreeMap<String, (String, BTreeSet<String>)>;
+
+    /// Metric → type and labels, as the module documentation has it.
+    fn catalogue() -> Shape {
+        let rows = include_str!("metrics.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! | `session_bridge_"));
+        rows.map(|row| {
+            let cells: Vec<_> = row.split('|').map(|cell| cell.trim().replace('`', "")).collect();
+            let labels = cells[2]
+                .split(", ")
+                .filter(|label| !label.is_empty())
+                .map(str::to_owned)
+                .collect();
+            assert!(cells[3].len() > 5, "no meaning: {row}");
+            (format!("session_bridge_{}", cells[0]), (cells[1].clone(), labels))
+        })
+        .collect()
+    }
+
+    /// Metric → type and labels, as encoded.
+    fn encoded(text: &str) -> Shape {
+        let mut shape = Shape::new();
+        let mut current = (String::new(), String::new());
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                let suffix = if kind == "counter" { "_total" } else { "" };
+                current = (format!("{name}{suffix}"), kind.to_owned());
+                shape.insert(current.0.clone(), (current.1.clone(), BTreeSet::new()));
+            } else if let Some((_, labels)) = line.split_once('{').filter(|_| !line.starts_with('#')) {
+                let names = labels.split('=').filter_map(|part| part.rsplit(['{', ',', '"']).next());
+                let names = names.filter(|name| !name.is_empty() && *name != "le" && !name.starts_with('}'));
+                shape.get_mut(&current.0).unwrap().1.extend(names.map(str::to_owned));
+            }
+        }
+        shape
+    }
+
+    #[test]
+    fn the_catalogue_is_what_is_encoded() {
+        assert_eq!(encoded(&all_happened().encode()), catalogue());
+    }
+
+    #[test]
+    fn each_thing_that_happens_is_counted_once_in_its_own_series() {
+        let text = all_happened().encode();
+        for method in Method::ALL {
+            for status in StatusClass::ALL {
+                for outcome in Outcome::ALL {
+                    let (method, status, outcome) = (method.text(), status.text(), outcome.text());
+                    let labels = format!("{{method=\"{method}\",status=\"{status}\",outcome=\"{outcome}\"}}");
+                    assert_eq!(
+                        value(&text, &format!("session_bridge_requests_total{labels}")),
+                        Some(1.0),
+                        "{labels}"
+                    );
+                }
+            }
+        }
+        for op in StoreOp::ALL {
+            for result in StoreResult::ALL {
+                let labels = format!("{{op=\"{}\",result=\"{}\"}}", op.text(), result.text());
+                let series = format!("session_bridge_store_operations_total{labels}");
+                assert_eq!(value(&text, &series), Some(1.0), "{labels}");
+            }
+            let series = format!(
+                "session_bridge_store_operation_duration_seconds_count{{op=\"{}\"}}",
+                op.text()
+            );
+            assert_eq!(value(&text, &series), Some(StoreResult::ALL.len() as f64));
+        }
+        for series in catalogue()
+            .into_iter()
+            .filter(|(_, (kind, labels))| kind != "histogram" && labels.is_empty())
+        {
+            assert_eq!(value(&text, &series.0), Some(1.0), "{}", series.0);
+        }
+    }
+
+    #[test]
+    fn alerts_find_their_series_before_anything_happened() {
+        let text = Metrics::new(&["overloaded"]).encode();
+        for series in [
+            "session_bridge_refusals_total{slug=\"overloaded\"}",
+            "session_bridge_leases_total{event=\"lost\"}",
+            "session_bridge_cookies_dropped_total{reason=\"lost\"}",
+            "session_bridge_commits_abandoned_total",
+            "session_bridge_upstream_connects_total",
+            "session_bridge_ready",
+        ] {
+            assert_eq!(value(&text, series), Some(0.0), "{series}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_slug_makes_no_series() {
+        let metrics = Metrics::new(&["overloaded"]);
+        metrics.refusal("made-up");
+        assert!(!metrics.encode().contains("made-up"));
+    }
+
+    #[test]
+    fn what_is_kept_elsewhere_is_read_when_asked_for() {
+        let metrics = Metrics::new(&[]);
+        let connections = Arc::new(AtomicU64::new(3));
+        let read = Arc::clone(&connections);
+        metrics.read_from(Source::ClientConnections, move || read.load(Ordering::Relaxed));
+        assert_eq!(value(&metrics.encode(), "session_bridge_client_connections"), Some(3.0));
+        connections.store(7, Ordering::Relaxed);
+        assert_eq!(value(&metrics.encode(), "session_bridge_client_connections"), Some(7.0));
+    }
+
+    #[test]
+    fn labels_are_taken_from_what_happened() {
+        assert_eq!(Method::from(&http::Method::POST), Method::Post);
+        assert_eq!(Method::from(&http::Method::from_bytes(b"BREW").unwrap()), Method::Other);
+        assert_eq!(StatusClass::from(http::StatusCode::NOT_FOUND), StatusClass::ClientError);
+        assert_eq!(
+            StatusClass::from(http::StatusCode::from_u16(999).unwrap()),
+            StatusClass::Other
+        );
+        assert_eq!(StoreResult::from(&Ok::<_, StoreError>(())), StoreResult::Ok);
+        assert_eq!(
+            StoreResult::from(&Err::<(), _>(StoreError::Timeout)),
+            StoreResult::Timeout
+        );
+    }
+}
