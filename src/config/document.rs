@@ -44,62 +44,44 @@ pub(super) enum Value {
 
 /// Reads the text of a file. An error of syntax leaves the tree empty: guessing at the rest would only report more.
 pub(super) fn from_toml(name: &str, text: &str) -> (Table, Vec<ConfigError>) {
-    let place = |offset: usize| Place { name, text }.at(offset);
     let (document, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
+        let place = |offset| file_origin(name, line_and_column(text, offset).0, None);
         return (table(document.get_ref(), &place), Vec::new());
     }
-    let errors = errors.iter().map(|error| {
-        let offset = error.span().map_or(text.len(), |span| span.start);
-        ConfigError::new(
-            Place { name, text }.exactly_at(offset),
-            "",
-            format!("not valid TOML: {}", error.message()),
-        )
-    });
-    (Table::new(), errors.collect())
+    let mut first_of_line = BTreeMap::new();
+    for error in errors {
+        let (line, column) = line_and_column(text, error.span().map_or(text.len(), |span| span.start));
+        let message = format!("not valid TOML: {}", error.message());
+        let error = ConfigError::new(file_origin(name, line, Some(column)), "", message);
+        // What follows on the same line is mostly an echo of the first.
+        first_of_line.entry(line).or_insert(error);
+    }
+    (Table::new(), first_of_line.into_values().collect())
 }
 
-/// The file that text came from, to turn offsets into lines.
-struct Place<'a> {
-    name: &'a str,
-    text: &'a str,
+fn file_origin(name: &str, line: usize, column: Option<usize>) -> Origin {
+    let name = name.to_owned();
+    Origin::File { name, line, column }
 }
 
-impl Place<'_> {
-    fn at(&self, offset: usize) -> Origin {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        Origin::File {
-            name: self.name.to_owned(),
-            line: 1 + before.matches('\n').count(),
-            column: None,
-        }
-    }
-
-    fn exactly_at(&self, offset: usize) -> Origin {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        let column = 1 + before.chars().rev().take_while(|&c| c != '\n').count();
-        Origin::File {
-            name: self.name.to_owned(),
-            line: 1 + before.matches('\n').count(),
-            column: Some(column),
-        }
-    }
+/// Both from 1; the column is counted in characters.
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let column = before.chars().rev().take_while(|&c| c != '\n').count();
+    (1 + before.matches('\n').count(), 1 + column)
 }
 
 fn table(source: &DeTable<'_>, place: &dyn Fn(usize) -> Origin) -> Table {
-    let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
-        let key: &Spanned<std::borrow::Cow<'_, str>> = key;
-        let key_origin = place(key.span().start);
-        (
-            key.get_ref().clone().into_owned(),
-            Entry {
-                key_origin,
-                node: node(value, place),
-            },
-        )
-    };
-    source.iter().map(entry).collect()
+    let mut table = Table::new();
+    for (key, value) in source {
+        let entry = Entry {
+            key_origin: place(key.span().start),
+            node: node(value, place),
+        };
+        table.insert(key.get_ref().clone().into_owned(), entry);
+    }
+    table
 }
 
 fn node(source: &Spanned<DeValue<'_>>, place: &dyn Fn(usize) -> Origin) -> Node {

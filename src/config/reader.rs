@@ -199,7 +199,6 @@ impl Reader {
         self.errors.push(ConfigError::new(origin, key, message));
     }
 
-
     /// All that is wrong.
     pub(super) fn into_errors(self, sections: &[&str]) -> Vec<ConfigError> {
         let Self {

@@ -512,6 +512,13 @@ fn an_error_of_syntax_names_line_and_column_and_hides_the_rest() {
 }
 
 #[test]
+fn syntax_errors_are_reported_once_a_line() {
+    let errors = load("[server]\nlisten = a b c\n\nmore d e\n", &[]).unwrap_err();
+    let lines: Vec<_> = errors.lines().map(|line| line.split(':').nth(1).unwrap()).collect();
+    assert_eq!(lines, ["2", "4"], "{errors}");
+}
+
+#[test]
 fn no_error_shows_a_value() {
     let secret = "hunter2";
     let mut files = Vec::new();
@@ -683,4 +690,23 @@ fn routes_that_differ_in_methods_are_no_contradiction() {
     assert_eq!(config.routes[1].timeout, Some(Duration::from_secs(5)));
     let errors = with_upstream("[[route]]\npath = \"*\"\n[[route]]\npath = \"/a\"").unwrap_err();
     assert_eq!(errors.lines().count(), 1, "{errors}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(
+        file in "(\\PC|[\\[\\]=\"'.,{}#\n]|server|route|listen|url|[0-9]){0,60}",
+        value in "(\\PC|[\\[\\]{}:\",]|redis://|http://|@|[0-9]){0,30}",
+    ) {
+        let (mut tree, errors) = from_toml("x", &file);
+        let variables = ["STORE__URL", "UPSTREAM__URL", "SESSION__COOKIES", "ROUTE", "SERVER__LISTEN", "LOG", "STORE__TIMEOUT"];
+        let environment: Vec<_> =
+            variables.iter().map(|name| (format!("SESSION_BRIDGE_{name}").into(), value.clone().into())).collect();
+        let mut reader = Reader::starting_with(errors);
+        reader.extend(overlay_environment(&mut tree, &environment));
+        let parts = schema::read(&mut reader, &tree, true);
+        check::contradictions(&mut reader, &tree, &parts);
+        let errors = reader.into_errors(&schema::TABLES);
+        proptest::prop_assert!(!errors.is_empty(), "`log` is a table, so there is one at least");
+    }
 }
