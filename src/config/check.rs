@@ -1,0 +1,99 @@
+//! Values that are right one by one and cannot be meant together.
+
+use std::net::SocketAddr;
+
+use super::document::{Node, Table, Value};
+use super::reader::Reader;
+use super::schema::Parts;
+use super::sections::{Route, RouteSession};
+
+/// Reports every contradiction.
+pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
+    if collide(parts.server.listen, parts.ops.listen) {
+        reader.contradiction(
+            tree,
+            &["ops.listen", "server.listen"],
+            "server.listen and ops.listen are the same address",
+        );
+    }
+    if parts.install_id.header.is_none() && parts.install_id.body_pointer.is_none() {
+        reader.contradiction(
+            tree,
+            &["install_id.header", "install_id.body_pointer"],
+            "header and body_pointer are both off, so no request could have an Install ID",
+        );
+    }
+    keys(reader, tree);
+    cookies(reader, tree, parts);
+    routes(reader, tree, parts);
+}
+
+/// Whether two listeners could not both be opened. Port 0 is a free one each time.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_ip = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && same_ip
+}
+
+fn keys(reader: &mut Reader, tree: &Table) {
+    let has = |key: &str| match value(tree, "access", key) {
+        Some(Node {
+            value: Value::Array(items),
+            ..
+        }) => !items.is_empty(),
+        Some(node) => node.text().is_ok_and(|text| !matches!(text.trim(), "" | "[]")),
+        None => false,
+    };
+    if has("api_keys") && has("api_keys_file") {
+        let message = "api_keys and api_keys_file are both set: keep all keys in one place";
+        reader.contradiction(tree, &["access.api_keys_file", "access.api_keys"], message);
+    }
+}
+
+fn cookies(reader: &mut Reader, tree: &Table, parts: &Parts) {
+    let session = &parts.session;
+    if session.cookies.is_empty() {
+        let message = "no cookie would be kept, so there would never be a session; [\"*\"] keeps all";
+        reader.contradiction(tree, &["session.cookies"], message);
+        return;
+    }
+    let is_lost =
+        |name: &str| !name.contains(['*', '?']) && !session.cookies.iter().any(|kept| kept.matches(name.as_bytes()));
+    if session.id_cookies.iter().any(|name| is_lost(name.as_str())) {
+        let message = "names a cookie that session.cookies does not keep";
+        reader.contradiction(tree, &["session.id_cookies", "session.cookies"], message);
+    }
+}
+
+fn routes(reader: &mut Reader, tree: &Table, parts: &Parts) {
+    let nodes = tree
+        .get("route")
+        .and_then(|entry| entry.node.items().ok())
+        .unwrap_or_default();
+    let mut earlier: Vec<&Route> = Vec::new();
+    let tables = nodes.iter().filter(|node| matches!(node.value, Value::Table(_)));
+    for (node, route) in tables.zip(&parts.routes) {
+        let Some(route) = route else { continue };
+        if earlier.iter().any(|first| covers(first, route)) {
+            let message = "an earlier route has the same path and methods, and the first match wins";
+            reader.push(node.origin.clone(), "route.path", message);
+        }
+        if route.auth && route.session == RouteSession::Off {
+            let message = "a route without a session cannot log in or out: auth = true, session = \"off\"";
+            reader.push(node.origin.clone(), "route.auth", message);
+        }
+        earlier.push(route);
+    }
+}
+
+/// Whether `later` can never be the first match.
+fn covers(first: &Route, later: &Route) -> bool {
+    let all_methods = || !later.methods.is_empty() && later.methods.iter().all(|method| first.methods.contains(method));
+    (first.path == later.path || first.path.as_str() == "*") && (first.methods.is_empty() || all_methods())
+}
+
+fn value<'a>(tree: &'a Table, section: &str, key: &str) -> Option<&'a Node> {
+    match &tree.get(section)?.node.value {
+        Value::Table(table) => Some(&table.get(key)?.node),
+        _ => None,
+    }
+}

@@ -1,0 +1,251 @@
+//! Every key, with its type and its default.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::document::{Node, Table};
+use super::reader::{Reader, Section};
+use super::sections::{
+    Access, Create, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError, Ops, Route,
+    RouteSession, Server, Session, Store, Upstream,
+};
+use super::url::{StoreUrl, store_url, upstream_url};
+use super::value::{
+    api_key, api_keys_file, boolean, cookie_glob, count, duration, health_path, install_id_header, json_pointer,
+    key_prefix, listen, method, network, one_of, only_false, optional_duration, path_glob, positive_duration, size,
+    token_file,
+};
+use crate::session::glob::Glob;
+
+/// The tables of the configuration.
+pub(super) const TABLES: [&str; 9] = [
+    "server",
+    "access",
+    "ops",
+    "upstream",
+    "install_id",
+    "session",
+    "store",
+    "log",
+    "route",
+];
+
+/// Known tables that this version does not have.
+const LATER: [&str; 2] = ["limits", "near_cache"];
+
+/// Everything that was read. Without `upstream.url` there is no upstream.
+pub(super) struct Parts {
+    pub(super) server: Server,
+    pub(super) access: Access,
+    pub(super) ops: Ops,
+    pub(super) upstream: Option<Upstream>,
+    pub(super) install_id: InstallId,
+    pub(super) session: Session,
+    pub(super) store: Store,
+    pub(super) log: Log,
+    pub(super) routes: Vec<Option<Route>>,
+}
+
+/// Reads the whole tree. `needs_upstream`: a missing `upstream.url` is an error.
+pub(super) fn read(reader: &mut Reader, tree: &Table, needs_upstream: bool) -> Parts {
+    reader.unavailable(tree, &LATER);
+    let parts = Parts {
+        server: reader.section(tree, "server", server),
+        access: reader.section(tree, "access", access),
+        ops: reader.section(tree, "ops", ops),
+        upstream: reader.section(tree, "upstream", |section| upstream(section, needs_upstream)),
+        install_id: reader.section(tree, "install_id", install_id),
+        session: reader.section(tree, "session", session),
+        store: reader.section(tree, "store", store),
+        log: reader.section(tree, "log", log),
+        routes: reader.tables(tree, "route", route),
+    };
+    let known: Vec<_> = TABLES.into_iter().chain(LATER).collect();
+    reader.only(tree, &known);
+    parts
+}
+
+const fn seconds(number: u64) -> Duration {
+    Duration::from_secs(number)
+}
+
+fn server(section: &mut Section<'_>) -> Server {
+    section.unavailable(&["tls"]);
+    Server {
+        listen: section.value("listen", listen, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))),
+        health_path: section.value("health_path", health_path, Some("/healthz".to_owned())),
+        max_connections: section.value("max_connections", count(1..=1_000_000), 16_384),
+        max_header_size: section.value("max_header_size", size(1 << 10..=1 << 20), 32 << 10),
+        header_timeout: section.value("header_timeout", positive_duration, seconds(10)),
+        keep_alive_timeout: section.value("keep_alive_timeout", positive_duration, seconds(75)),
+        drain_delay: section.value("drain_delay", duration, seconds(5)),
+        drain_timeout: section.value("drain_timeout", duration, seconds(30)),
+        trusted_proxies: section.list("trusted_proxies", network, Vec::new()),
+    }
+}
+
+fn access(section: &mut Section<'_>) -> Access {
+    let listed = section.list("api_keys", api_key, Vec::new());
+    let from_file = section.value("api_keys_file", api_keys_file, None);
+    Access {
+        api_keys: from_file.unwrap_or(listed),
+    }
+}
+
+fn ops(section: &mut Section<'_>) -> Ops {
+    Ops {
+        listen: section.value("listen", listen, SocketAddr::from((Ipv4Addr::LOCALHOST, 9090))),
+        token: section.value("token_file", token_file, None),
+    }
+}
+
+fn upstream(section: &mut Section<'_>, needed: bool) -> Option<Upstream> {
+    section.unavailable(&["tls"]);
+    section.optional("http2", only_false);
+    if needed && !section.is_set("url") {
+        section.missing(
+            "url",
+            "is missing, and the only key without a default: where is the backend? Set it in the file ([upstream] \
+             url = \"http://127.0.0.1:8000\"), by SESSION_BRIDGE_UPSTREAM__URL, or by --upstream",
+        );
+    }
+    let url = section.optional("url", upstream_url);
+    let rest = (
+        section.value("preserve_host", boolean, true),
+        section.value("connect_timeout", positive_duration, seconds(2)),
+        section.value("response_timeout", positive_duration, seconds(30)),
+        section.value("idle_timeout", duration, Duration::from_millis(1500)),
+        section.value("max_connections", count(1..=100_000), 512),
+    );
+    let (preserve_host, connect_timeout, response_timeout, idle_timeout, max_connections) = rest;
+    Some(Upstream {
+        url: url?,
+        preserve_host,
+        connect_timeout,
+        response_timeout,
+        idle_timeout,
+        max_connections,
+    })
+}
+
+fn install_id(section: &mut Section<'_>) -> InstallId {
+    InstallId {
+        header: section.value(
+            "header",
+            install_id_header,
+            Some(HeaderName::from_static("x-install-id")),
+        ),
+        body_pointer: section.value("body_pointer", json_pointer, Some(JsonPointer::new("/installId"))),
+        max_body: section.value("max_body", size(1..=1 << 30), 1 << 20),
+        format: section.value(
+            "format",
+            one_of(&[("uuid", IdFormat::Uuid), ("token", IdFormat::Token)], &[]),
+            IdFormat::Uuid,
+        ),
+        on_missing: section.value(
+            "on_missing",
+            one_of(&[("reject", OnMissing::Reject), ("pass", OnMissing::Pass)], &[]),
+            OnMissing::Reject,
+        ),
+    }
+}
+
+fn session(section: &mut Section<'_>) -> Session {
+    section.unavailable(&["prefetch", "derive", "lost", "bind", "adopt"]);
+    Session {
+        cookies: section.list("cookies", cookie_glob, vec![Glob::new("*")]),
+        id_cookies: section.list("id_cookies", cookie_glob, Vec::new()),
+        idle_timeout: section.value("idle_timeout", positive_duration, seconds(30 * 86_400)),
+        max_age: section.value("max_age", optional_duration, None),
+        create: section.value(
+            "create",
+            one_of(&[("capture", Create::Capture)], &["prefetch", "derive"]),
+            Create::Capture,
+        ),
+        create_wait: section.value("create_wait", duration, seconds(10)),
+        body_wait: section.value("body_wait", duration, seconds(2)),
+        auth_paths: section.list("auth_paths", path_glob, Vec::new()),
+        on_store_error: section.value(
+            "on_store_error",
+            one_of(
+                &[("reject", OnStoreError::Reject), ("stateless", OnStoreError::Stateless)],
+                &[],
+            ),
+            OnStoreError::Reject,
+        ),
+    }
+}
+
+fn store(section: &mut Section<'_>) -> Store {
+    section.unavailable(&["encryption_key_files"]);
+    Store {
+        url: section.value(
+            "url",
+            store_url,
+            StoreUrl::Sqlite {
+                path: PathBuf::from("session-bridge.db"),
+            },
+        ),
+        timeout: section.value("timeout", positive_duration, Duration::from_millis(250)),
+        key_prefix: section.value("key_prefix", key_prefix, "session-bridge:".to_owned()),
+    }
+}
+
+fn log(section: &mut Section<'_>) -> Log {
+    let formats = one_of(
+        &[
+            ("", None),
+            ("json", Some(LogFormat::Json)),
+            ("text", Some(LogFormat::Text)),
+        ],
+        &[],
+    );
+    let levels = one_of(
+        &[
+            ("off", LogLevel::Off),
+            ("error", LogLevel::Error),
+            ("warn", LogLevel::Warn),
+            ("info", LogLevel::Info),
+            ("debug", LogLevel::Debug),
+            ("trace", LogLevel::Trace),
+        ],
+        &[],
+    );
+    Log {
+        format: section.value("format", formats, None),
+        level: section.value("level", levels, LogLevel::Info),
+    }
+}
+
+fn route(section: &mut Section<'_>, node: &Node) -> Option<Route> {
+    section.optional("replay", only_false);
+    let path = section.required("path", node, path_glob);
+    let rest = (
+        section.list("methods", method, Vec::new()),
+        section.value("auth", boolean, false),
+        section.value(
+            "session",
+            one_of(
+                &[
+                    ("required", RouteSession::Required),
+                    ("optional", RouteSession::Optional),
+                    ("off", RouteSession::Off),
+                ],
+                &[],
+            ),
+            RouteSession::Required,
+        ),
+        section.value("timeout", optional_duration, None),
+    );
+    let (methods, auth, session, timeout) = rest;
+    Some(Route {
+        path: path?,
+        methods,
+        auth,
+        session,
+        timeout,
+    })
+}

@@ -1,0 +1,227 @@
+//! The typed configuration, in the shape of the file. `config/session-bridge.toml` says what each key is for.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+use ipnet::IpNet;
+
+use super::secret::Secret;
+use super::url::{StoreUrl, UpstreamUrl};
+use crate::session::glob::Glob;
+
+/// `[server]`: the listener for clients.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The path answered here with the readiness of this replica, if any.
+    pub health_path: Option<String>,
+    /// How many connections are open at once at most.
+    pub max_connections: usize,
+    /// How many bytes a request head may have.
+    pub max_header_size: usize,
+    /// From the first byte to the end of a request head.
+    pub header_timeout: Duration,
+    /// How long a connection may be idle between two requests.
+    pub keep_alive_timeout: Duration,
+    /// From the signal to stop, while readiness fails already, to the end of accepting. May be zero.
+    pub drain_delay: Duration,
+    /// From the end of `drain_delay` to the closing of what is still open. May be zero.
+    pub drain_timeout: Duration,
+    /// Whose `X-Forwarded-*` and `Forwarded` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// `[access]`: who may use the bridge at all.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The keys, from `api_keys` or from the file that `api_keys_file` names; empty for no check.
+    pub api_keys: Vec<Secret>,
+}
+
+/// `[ops]`: the listener for operators.
+#[derive(Clone, Debug)]
+pub struct Ops {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// What the file that `token_file` names holds; needed for `/sessions` unless the listener is a loopback one.
+    pub token: Option<Secret>,
+}
+
+/// `[upstream]`: the backend.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Where it is.
+    pub url: UpstreamUrl,
+    /// Send the client's `Host`, not the upstream's.
+    pub preserve_host: bool,
+    /// For a connection to be made.
+    pub connect_timeout: Duration,
+    /// From the end of the request to the response head.
+    pub response_timeout: Duration,
+    /// A connection unused for longer is not used again. Zero: none is used twice.
+    pub idle_timeout: Duration,
+    /// How many connections are open at once at most.
+    pub max_connections: usize,
+}
+
+/// `[install_id]`: which installation a request comes from.
+#[derive(Clone, Debug)]
+pub struct InstallId {
+    /// The header field that carries it, if any. `None` only where `body_pointer` is set.
+    pub header: Option<HeaderName>,
+    /// Where in a JSON body it is, if there. `None` only where `header` is set.
+    pub body_pointer: Option<JsonPointer>,
+    /// How many bytes of the body are searched.
+    pub max_body: usize,
+    /// What it looks like.
+    pub format: IdFormat,
+    /// What becomes of a request without one.
+    pub on_missing: OnMissing,
+}
+
+/// `[session]`: how sessions start, live and end.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The names of the cookies that are kept. Never empty.
+    pub cookies: Vec<Glob>,
+    /// The names that mean "there is a session"; empty: any kept cookie does.
+    pub id_cookies: Vec<Glob>,
+    /// How long an unused session lives.
+    pub idle_timeout: Duration,
+    /// How long any session lives.
+    pub max_age: Option<Duration>,
+    /// How a session starts.
+    pub create: Create,
+    /// How long a request waits for another one that is starting the session. May be zero.
+    pub create_wait: Duration,
+    /// How long after its head the body of a response may hold those who wait. May be zero.
+    pub body_wait: Duration,
+    /// Requests that log in or out.
+    pub auth_paths: Vec<Glob>,
+    /// What becomes of a request while the store cannot be asked.
+    pub on_store_error: OnStoreError,
+}
+
+/// `[store]`: where sessions are kept.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// Which store.
+    pub url: StoreUrl,
+    /// For each operation.
+    pub timeout: Duration,
+    /// What its keys start with.
+    pub key_prefix: String,
+}
+
+/// `[log]`: what is written to standard output.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// How; unset: text on a terminal, JSON elsewhere.
+    pub format: Option<LogFormat>,
+    /// How much.
+    pub level: LogLevel,
+}
+
+/// `[[route]]`: what is different for some requests. The first that matches counts.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Which paths.
+    pub path: Glob,
+    /// Which methods; empty: all.
+    pub methods: Vec<Method>,
+    /// These requests log in or out.
+    pub auth: bool,
+    /// Whether they have a session.
+    pub session: RouteSession,
+    /// In place of `upstream.response_timeout`.
+    pub timeout: Option<Duration>,
+}
+
+/// A JSON pointer (RFC 6901) to a member, known to be well formed and not empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JsonPointer(String);
+
+impl JsonPointer {
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The pointer as it was written: starts with `/`, and `~` only begins `~0` or `~1`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// `install_id.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdFormat {
+    /// Any 128-bit UUID text.
+    Uuid,
+    /// 8 to 128 of `A–Z a–z 0–9 . _ ~ -`.
+    Token,
+}
+
+/// `install_id.on_missing`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMissing {
+    /// 400.
+    Reject,
+    /// Forwarded without a session.
+    Pass,
+}
+
+/// `session.create`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Create {
+    /// From the first ordinary response that starts one.
+    Capture,
+}
+
+/// `session.on_store_error`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStoreError {
+    /// 503.
+    Reject,
+    /// Forwarded without a session.
+    Stateless,
+}
+
+/// `route.session`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteSession {
+    /// As everywhere else.
+    Required,
+    /// A request without an Install ID is forwarded without a session, as with [`OnMissing::Pass`].
+    Optional,
+    /// Forwarded without a session, cookies stripped.
+    Off,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// `log.level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What an operator must act on.
+    Error,
+    /// What went wrong and was dealt with.
+    Warn,
+    /// Starts, stops and changes of state.
+    Info,
+    /// Each request.
+    Debug,
+    /// Each step.
+    Trace,
+}

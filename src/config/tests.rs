@@ -1,0 +1,712 @@
+use std::ffi::OsString;
+use std::time::Duration;
+
+use super::*;
+
+mod samples;
+
+const UPSTREAM: &str = "[upstream]\nurl = \"http://127.0.0.1:8000\"\n";
+
+/// The sources made of this file and these variables, and the directory that the file is in.
+fn sources(file: &str, environment: &[(&str, &str)], flags: Flags) -> (Sources, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bridge.toml");
+    std::fs::write(&path, file).unwrap();
+    let environment = environment
+        .iter()
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+        .collect();
+    (
+        Sources {
+            file: File::Required(path),
+            environment,
+            flags,
+        },
+        directory,
+    )
+}
+
+fn load_all(file: &str, environment: &[(&str, &str)], flags: Flags) -> Result<Config, String> {
+    let (sources, directory) = sources(file, environment, flags);
+    let prefix = format!("{}/", directory.path().display());
+    Config::load(&sources).map_err(|errors| errors.to_string().replace(&prefix, ""))
+}
+
+fn load(file: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+    load_all(file, environment, Flags::default())
+}
+
+/// The configuration made of an upstream and `rest`, whose first line is line 1.
+fn with_upstream(rest: &str) -> Result<Config, String> {
+    load(rest, &[("SESSION_BRIDGE_UPSTREAM__URL", "http://127.0.0.1:8000")])
+}
+
+fn flags(upstream: Option<&str>, listen: Option<&str>, store: Option<&str>) -> Flags {
+    let secret = |text: &str| Secret::from(text.to_owned());
+    Flags {
+        upstream: upstream.map(secret),
+        listen: listen.map(str::to_owned),
+        store: store.map(secret),
+    }
+}
+
+#[test]
+fn everything_has_a_default_but_the_upstream() {
+    let config = load(UPSTREAM, &[]).unwrap();
+    assert_eq!(config.server.listen.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.server.health_path.as_deref(), Some("/healthz"));
+    assert_eq!(config.server.max_header_size, 32 * 1024);
+    assert_eq!(config.ops.listen.to_string(), "127.0.0.1:9090");
+    assert_eq!(config.upstream.idle_timeout, Duration::from_millis(1500));
+    assert!(config.upstream.preserve_host);
+    assert_eq!(config.install_id.header.unwrap(), "x-install-id");
+    assert_eq!(config.install_id.body_pointer.unwrap().as_str(), "/installId");
+    assert_eq!(config.install_id.max_body, 1 << 20);
+    assert_eq!(config.session.idle_timeout, Duration::from_secs(2_592_000));
+    assert_eq!(config.session.max_age, None);
+    assert!(config.session.cookies[0].matches(b"anything"));
+    assert!(matches!(config.store.url, StoreUrl::Sqlite { path } if path == Path::new("session-bridge.db")));
+    assert_eq!(config.log.format, None);
+    assert!(config.routes.is_empty());
+
+    let errors = load("", &[]).unwrap_err();
+    assert!(errors.contains("configuration: upstream.url: is missing"), "{errors}");
+    for way in ["[upstream] url =", "SESSION_BRIDGE_UPSTREAM__URL", "--upstream"] {
+        assert!(errors.contains(way), "{way} is not in: {errors}");
+    }
+}
+
+#[test]
+fn flags_beat_the_environment_and_the_environment_beats_the_file() {
+    let file = "[server]\nlisten = \"127.0.0.1:1\"\n[upstream]\nurl = \"http://file\"\n[store]\nurl = \"memory:\"\n";
+    let environment = [
+        ("SESSION_BRIDGE_SERVER__LISTEN", "127.0.0.1:2"),
+        ("SESSION_BRIDGE_UPSTREAM__URL", "http://env"),
+    ];
+    let config = load_all(file, &environment, flags(Some("http://flag"), None, None)).unwrap();
+    assert_eq!(config.upstream.url.to_string(), "http://flag");
+    assert_eq!(config.server.listen.port(), 2);
+    assert!(matches!(config.store.url, StoreUrl::Memory));
+
+    let config = load_all(file, &environment, flags(None, Some("[::1]:3"), Some("sqlite:///x.db"))).unwrap();
+    assert_eq!(config.upstream.url.to_string(), "http://env");
+    assert_eq!(config.server.listen.port(), 3);
+    assert_eq!(config.store.url.to_string(), "sqlite:///x.db");
+    assert_eq!(load(file, &[]).unwrap().upstream.url.to_string(), "http://file");
+}
+
+#[test]
+fn the_environment_can_set_every_type() {
+    let config = load(
+        UPSTREAM,
+        &[
+            ("SESSION_BRIDGE_UPSTREAM__PRESERVE_HOST", "false"),
+            ("SESSION_BRIDGE_SERVER__MAX_CONNECTIONS", "7"),
+            ("SESSION_BRIDGE_INSTALL_ID__MAX_BODY", "2MB"),
+            ("SESSION_BRIDGE_SESSION__COOKIES", "PHPSESSID, BITRIX_SM_*"),
+            ("SESSION_BRIDGE_SESSION__ID_COOKIES", r#"["PHPSESSID"]"#),
+            ("SESSION_BRIDGE_SESSION__AUTH_PATHS", r#"["\/login", "*"]"#),
+            ("SESSION_BRIDGE_SERVER__TRUSTED_PROXIES", "[]"),
+            ("SESSION_BRIDGE_SESSION__MAX_AGE", "12h"),
+            (
+                "SESSION_BRIDGE_ROUTE",
+                r#"[{"path": "/feed/*", "session": "off"}, {"path": "/x", "auth": true}]"#,
+            ),
+            ("SESSION_BRIDGES", "not ours"),
+            ("PATH", "not ours"),
+        ],
+    )
+    .unwrap();
+    assert!(!config.upstream.preserve_host);
+    assert_eq!(config.server.max_connections, 7);
+    assert_eq!(config.install_id.max_body, 2_000_000);
+    assert!(config.session.cookies[1].matches(b"BITRIX_SM_GUEST_ID"));
+    assert_eq!(config.session.id_cookies.len(), 1);
+    assert!(config.session.auth_paths[0].matches(b"/login"));
+    assert_eq!(config.session.max_age, Some(Duration::from_secs(43_200)));
+    assert_eq!(config.routes[0].session, RouteSession::Off);
+    assert!(config.routes[1].auth);
+
+    let toml = r#"[{path = "/feed/*", methods = ["GET"]}]"#;
+    let config = load(UPSTREAM, &[("SESSION_BRIDGE_ROUTE", toml)]).unwrap();
+    assert_eq!(config.routes[0].methods, ["GET"]);
+}
+
+#[test]
+fn durations_sizes_and_addresses_are_read_exactly() {
+    for (text, millis) in [
+        ("250ms", 250),
+        ("10s", 10_000),
+        ("10m", 600_000),
+        ("2h", 7_200_000),
+        ("30d", 2_592_000_000),
+    ] {
+        let config = with_upstream(&format!("session.idle_timeout = \"{text}\"")).unwrap();
+        assert_eq!(config.session.idle_timeout, Duration::from_millis(millis), "{text}");
+    }
+    let sizes = [
+        ("65536", 65_536),
+        ("\"64KiB\"", 65_536),
+        ("\"1MiB\"", 1 << 20),
+        ("\"65KB\"", 65_000),
+        ("\"2048\"", 2048),
+    ];
+    for (text, bytes) in sizes {
+        let config = with_upstream(&format!("server.max_header_size = {text}")).unwrap();
+        assert_eq!(config.server.max_header_size, bytes, "{text}");
+    }
+    let config =
+        with_upstream("server.listen = \"localhost:81\"\nserver.trusted_proxies = [\"10.0.0.0/8\", \"::1\"]").unwrap();
+    assert_eq!(config.server.listen.to_string(), "127.0.0.1:81");
+    assert_eq!(config.server.trusted_proxies[1].to_string(), "::1/128");
+}
+
+#[test]
+fn the_parts_of_the_upstream_are_told_apart() {
+    let url = |text: &str| load(&format!("upstream.url = \"{text}\""), &[]).unwrap().upstream.url;
+    assert_eq!((url("http://shop/").host(), url("http://shop").port()), ("shop", 80));
+    assert_eq!(
+        (url("http://[::1]:81").host(), url("http://[::1]:81").port()),
+        ("::1", 81)
+    );
+    assert_eq!(url("http://my_app:8000").authority().as_str(), "my_app:8000");
+}
+
+#[test]
+fn stores_are_told_apart_and_shown_without_their_password() {
+    let shown = |text: &str| {
+        with_upstream(&format!("store.url = \"{text}\""))
+            .unwrap()
+            .store
+            .url
+            .to_string()
+    };
+    for same in [
+        "memory:",
+        "sqlite://a b.db",
+        "sqlite:///var/lib/x.db",
+        "redis://h",
+        "redis://h:6379/0",
+        "redis://[::1]:1/",
+    ] {
+        assert_eq!(shown(same), same);
+    }
+    assert_eq!(shown("redis://user:p%40ss@h:6379/15"), "redis://h:6379/15");
+    assert_eq!(shown("redis://:pass@h"), "redis://h");
+}
+
+/// The file (its first line is line 1), and the whole of the one error that it has.
+#[rustfmt::skip]
+const WRONG: &[(&str, &str)] = &[
+    // Names.
+    ("[session]\nidle_timout = \"1d\"", "bridge.toml:2: session.idle_timout: unknown key; did you mean `idle_timeout`?"),
+    ("[sesion]\nidle_timeout = \"1d\"", "bridge.toml:1: sesion: unknown key; did you mean `session`?"),
+    ("[[routes]]\npath = \"/\"", "bridge.toml:1: routes: unknown key; did you mean `route`?"),
+    ("[[route]]\npath = \"/\"\n\nsesion = \"off\"", "bridge.toml:4: route.sesion: unknown key; did you mean `session`?"),
+    ("[server]\nidle_timeout = \"1d\"", "bridge.toml:2: server.idle_timeout: unknown key; did you mean `upstream.idle_timeout`?"),
+    ("[log]\ncolour = true", "bridge.toml:2: log.colour: unknown key; the keys of log are format, level"),
+    ("[kafka]\nx = 1", "bridge.toml:1: kafka: unknown key; the tables are server, access, ops, upstream, install_id, session, store, log, route"),
+    ("\"a\\nb\" = 1", "bridge.toml:1: a\\nb: unknown key; the tables are server, access, ops, upstream, install_id, session, store, log, route"),
+    // Types.
+    ("log = 1", "bridge.toml:1: log: is a table: write [log]"),
+    ("[route]\npath = \"/\"", "bridge.toml:1: route: is a list of tables: write [[route]] before each"),
+    ("route = [1]", "bridge.toml:1: route: is a list of tables: write [[route]] before each"),
+    ("[server]\nlisten = 8080", "bridge.toml:2: server.listen: expected a string, found a number"),
+    ("[server]\nmax_connections = \"5\"", "bridge.toml:2: server.max_connections: expected a whole number, found a string"),
+    ("[server]\nmax_connections = 1.5", "bridge.toml:2: server.max_connections: expected a whole number, found a fraction"),
+    ("[server]\nmax_connections = -1", "bridge.toml:2: server.max_connections: must be from 1 to 1000000"),
+    ("[upstream]\npreserve_host = \"false\"", "bridge.toml:2: upstream.preserve_host: expected true or false, found a string"),
+    ("[session]\ncookies = \"*\"", "bridge.toml:2: session.cookies: expected a list, found a string"),
+    ("[session]\ncookies = [\n  \"*\",\n  7,\n]", "bridge.toml:4: session.cookies: expected a string, found a number"),
+    // Times and sizes.
+    ("server.drain_delay = 5", "bridge.toml:1: server.drain_delay: a time needs a unit, ms, s, m, h or d: \"10s\""),
+    ("server.drain_delay = \"5\"", "bridge.toml:1: server.drain_delay: a time needs a unit, ms, s, m, h or d: \"10s\""),
+    ("server.drain_delay = \"1.5s\"", "bridge.toml:1: server.drain_delay: the unit of a time is ms, s, m, h or d, after one whole number: \"1500ms\""),
+    ("server.drain_delay = \"-1s\"", "bridge.toml:1: server.drain_delay: expected a time: a whole number and a unit, such as \"10s\""),
+    ("server.drain_delay = \"\"", "bridge.toml:1: server.drain_delay: cannot be empty: expected a time, such as \"10s\""),
+    ("session.idle_timeout = \"0s\"", "bridge.toml:1: session.idle_timeout: must be longer than zero"),
+    ("session.max_age = \"0d\"", "bridge.toml:1: session.max_age: must be longer than zero"),
+    ("session.max_age = \"99999999999999999999d\"", "bridge.toml:1: session.max_age: must be at most 36500d"),
+    ("server.max_header_size = \"32kb\"", "bridge.toml:1: server.max_header_size: expected a number of bytes, such as 65536, \"32KiB\" or \"1MB\", found a string"),
+    ("server.max_header_size = 0", "bridge.toml:1: server.max_header_size: must be from 1024 to 1048576 bytes"),
+    // Addresses.
+    ("server.listen = \"8080\"", "bridge.toml:1: server.listen: expected an IP address and a port, such as \"0.0.0.0:8080\", \"[::]:8080\" or \"localhost:8080\""),
+    ("server.trusted_proxies = [\"10.0.0.0/40\"]", "bridge.toml:1: server.trusted_proxies: expected a network, such as \"10.0.0.0/8\" or \"fd00::/8\""),
+    // Words.
+    ("log.level = \"inof\"", "bridge.toml:1: log.level: unknown value, expected \"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"; did you mean \"info\"?"),
+    ("log.level = \"verbose\"", "bridge.toml:1: log.level: unknown value, expected \"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\""),
+    ("install_id.format = \"UUID\"", "bridge.toml:1: install_id.format: unknown value, expected \"uuid\" or \"token\"; did you mean \"uuid\"?"),
+    // Paths, names, pointers.
+    ("server.health_path = \"healthz\"", "bridge.toml:1: server.health_path: a path starts with /"),
+    ("server.health_path = \"/a?b\"", "bridge.toml:1: server.health_path: a path has no ?, # or space, and nothing but ASCII"),
+    ("install_id.header = \"X Install\"", "bridge.toml:1: install_id.header: not a valid name of a header field"),
+    ("install_id.header = \"Cookie\"", "bridge.toml:1: install_id.header: this header field has a meaning of its own in HTTP; it cannot carry the Install ID"),
+    ("install_id.body_pointer = \"installId\"", "bridge.toml:1: install_id.body_pointer: a JSON pointer starts with /, as in \"/installId\" or \"/user/installId\""),
+    ("install_id.body_pointer = \"/a~2\"", "bridge.toml:1: install_id.body_pointer: in a JSON pointer, ~ is written ~0 and a / within a name ~1"),
+    ("session.auth_paths = [\"login\"]", "bridge.toml:1: session.auth_paths: a path starts with / (or with *, for any beginning)"),
+    ("session.auth_paths = [\"/a b\"]", "bridge.toml:1: session.auth_paths: what clients send has no # or space and nothing but ASCII: write such bytes as %20"),
+    ("session.cookies = [\"a=b\"]", "bridge.toml:1: session.cookies: the name of a cookie has no ; = , or space"),
+    ("session.cookies = [\"\"]", "bridge.toml:1: session.cookies: the name of a cookie cannot be empty"),
+    ("store.key_prefix = \"a b\"", "bridge.toml:1: store.key_prefix: at most 128 visible ASCII characters"),
+    ("[[route]]\npath = \"/\"\nmethods = [\"get\"]", "bridge.toml:3: route.methods: request methods are written in capitals; did you mean \"GET\"?"),
+    ("[[route]]\npath = \"/\"\nmethods = [\"G T\"]", "bridge.toml:3: route.methods: not a request method, such as \"GET\""),
+    ("[[route]]\nauth = true", "bridge.toml:1: route.path: is missing"),
+    // The upstream.
+    ("upstream.url = \"127.0.0.1:8000\"", "bridge.toml:1: upstream.url: expected http://HOST:PORT"),
+    ("upstream.url = \"ftp://h\"", "bridge.toml:1: upstream.url: expected http://HOST:PORT; no other scheme is spoken"),
+    ("upstream.url = \"http://u:p@h\"", "bridge.toml:1: upstream.url: cannot hold a user name or password: those are the client's to send"),
+    ("upstream.url = \"http://h?q\"", "bridge.toml:1: upstream.url: cannot have a query or a fragment"),
+    ("upstream.url = \"http://h/shop\"", "bridge.toml:1: upstream.url: cannot have a path: the path of each request is forwarded byte for byte, so there is nothing to put it before"),
+    ("upstream.url = \"http://\"", "bridge.toml:1: upstream.url: expected http://HOST:PORT"),
+    ("upstream.url = \"http://h:0\"", "bridge.toml:1: upstream.url: expected http://HOST:PORT"),
+    ("upstream.url = \"http://h:99999\"", "bridge.toml:1: upstream.url: expected http://HOST:PORT"),
+    ("upstream.url = \"http://h:\"", "bridge.toml:1: upstream.url: expected http://HOST:PORT"),
+    // The store.
+    ("store.url = \"memory\"", "bridge.toml:1: store.url: a store in memory is written \"memory:\""),
+    ("store.url = \"sqlite://\"", "bridge.toml:1: store.url: the path of the file is missing: sqlite://session-bridge.db, or sqlite:///var/lib/…"),
+    ("store.url = \"sqlite://x?mode=ro\"", "bridge.toml:1: store.url: takes a path and no options: no ? or # in it"),
+    ("store.url = \"sqlite:x\"", "bridge.toml:1: store.url: sqlite: must be followed by //; expected memory:, sqlite://PATH or redis://HOST:PORT/DB"),
+    ("store.url = \"redi://h\"", "bridge.toml:1: store.url: no such kind of store: expected memory:, sqlite://PATH or redis://HOST:PORT/DB; did you mean `redis:`?"),
+    ("store.url = \"redis://\"", "bridge.toml:1: store.url: expected redis://HOST:PORT/DB; in a password, write / as %2F and @ as %40"),
+    ("store.url = \"redis://h/zero\"", "bridge.toml:1: store.url: after the host comes the number of the database: redis://HOST:PORT/0"),
+    ("store.url = \"redis://:a@b@h\"", "bridge.toml:1: store.url: in a user name or password, write @ : / [ ] % and what is not ASCII as %40 and so on"),
+    // Files and keys.
+    ("access.api_keys = [\"a b\"]", "bridge.toml:1: access.api_keys: a key is not empty and has visible ASCII characters only, no space: a client could not send it"),
+    ("access.api_keys_file = \"/nowhere/keys\"", "bridge.toml:1: access.api_keys_file: cannot read the file: No such file or directory (os error 2)"),
+    ("ops.token_file = \"/nowhere/token\"", "bridge.toml:1: ops.token_file: cannot read the file: No such file or directory (os error 2)"),
+    // Contradictions.
+    ("server.listen = \"[::]:1\"\nops.listen = \"[::1]:1\"", "bridge.toml:2: ops.listen: server.listen and ops.listen are the same address"),
+    ("[install_id]\nheader = \"\"\nbody_pointer = \"\"", "bridge.toml:2: install_id.header: header and body_pointer are both off, so no request could have an Install ID"),
+    ("session.cookies = []", "bridge.toml:1: session.cookies: no cookie would be kept, so there would never be a session; [\"*\"] keeps all"),
+    ("session.cookies = [\"A*\"]\nsession.id_cookies = [\"A1\", \"B\"]", "bridge.toml:2: session.id_cookies: names a cookie that session.cookies does not keep"),
+    ("[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a\"\nauth = true", "bridge.toml:3: route.path: an earlier route has the same path and methods, and the first match wins"),
+    ("[[route]]\npath = \"/a\"\nauth = true\nsession = \"off\"", "bridge.toml:1: route.auth: a route without a session cannot log in or out: auth = true, session = \"off\""),
+    // Not in this version.
+    ("server.tls = { cert = \"\", key = \"\" }", "bridge.toml:1: server.tls is not available in this version"),
+    ("[upstream.tls]\nca = \"\"", "bridge.toml:1: upstream.tls is not available in this version"),
+    ("[near_cache]\nenabled = false", "bridge.toml:1: near_cache is not available in this version"),
+    ("[limits]\nnew_sessions = \"\"", "bridge.toml:1: limits is not available in this version"),
+    ("[session]\nbind = { client_address = \"off\" }", "bridge.toml:2: session.bind is not available in this version"),
+    ("[session.adopt]\nenabled = false", "bridge.toml:1: session.adopt is not available in this version"),
+    ("[session]\nprefetch = 1", "bridge.toml:2: session.prefetch is not available in this version"),
+    ("[session]\nderive = {}", "bridge.toml:2: session.derive is not available in this version"),
+    ("[session]\nlost = {}", "bridge.toml:2: session.lost is not available in this version"),
+    ("[store]\nencryption_key_files = []", "bridge.toml:2: store.encryption_key_files is not available in this version"),
+    ("session.create = \"prefetch\"", "bridge.toml:1: session.create: \"prefetch\" is not available in this version"),
+    ("session.create = \"derive\"", "bridge.toml:1: session.create: \"derive\" is not available in this version"),
+    ("upstream.http2 = true", "bridge.toml:1: upstream.http2: true is not available in this version"),
+    ("[[route]]\npath = \"/\"\nreplay = true", "bridge.toml:3: route.replay: true is not available in this version"),
+    ("upstream.url = \"https://h\"", "bridge.toml:1: upstream.url: an https:// upstream is not available in this version"),
+    ("store.url = \"rediss://h\"", "bridge.toml:1: store.url: a rediss:// store is not available in this version"),
+    ("store.url = \"redis-sentinel://h\"", "bridge.toml:1: store.url: a redis-sentinel:// store is not available in this version"),
+    ("store.url = \"redis-cluster://h\"", "bridge.toml:1: store.url: a redis-cluster:// store is not available in this version"),
+    ("store.url = \"memcached://h\"", "bridge.toml:1: store.url: a memcached:// store is not available in this version"),
+    ("store.url = \"postgres://h\"", "bridge.toml:1: store.url: a postgres:// store is not available in this version"),
+    ("store.url = \"mysql://h\"", "bridge.toml:1: store.url: a mysql:// store is not available in this version"),
+];
+
+#[test]
+fn each_error_names_the_line_the_key_and_what_would_be_right() {
+    for (file, expected) in WRONG {
+        let result = if file.contains("upstream.url") {
+            load(file, &[])
+        } else {
+            with_upstream(file)
+        };
+        assert_eq!(result.map(|_| ()).unwrap_err(), *expected, "{file}");
+    }
+}
+
+#[test]
+fn what_is_not_available_may_be_switched_off_where_it_is_a_switch() {
+    with_upstream("upstream.http2 = false\n[[route]]\npath = \"/\"\nreplay = false").unwrap();
+}
+
+#[test]
+fn an_error_of_the_environment_names_the_variable() {
+    let key = "names no key of the configuration; ";
+    for (variable, value, expected) in [
+        (
+            "STORE_URL",
+            "memory:",
+            format!("{key}did you mean `SESSION_BRIDGE_STORE__URL`?"),
+        ),
+        (
+            "LISTEN",
+            ":80",
+            format!("{key}did you mean `SESSION_BRIDGE_SERVER__LISTEN`?"),
+        ),
+        (
+            "store__url",
+            "memory:",
+            format!("{key}did you mean `SESSION_BRIDGE_STORE__URL`?"),
+        ),
+        (
+            "SESSION__IDLE_TIMOUT",
+            "1d",
+            format!("{key}did you mean `SESSION_BRIDGE_SESSION__IDLE_TIMEOUT`?"),
+        ),
+        (
+            "SESSION__IDLE__TIMEOUT",
+            "1d",
+            format!("{key}did you mean `SESSION_BRIDGE_SESSION__IDLE_TIMEOUT`?"),
+        ),
+        (
+            "ROUTE__0__PATH",
+            "/",
+            "route: is a list of tables: set SESSION_BRIDGE_ROUTE to an array of them".to_owned(),
+        ),
+        (
+            "PORT",
+            "8080",
+            format!("{key}`SESSION_BRIDGE_STORE__URL`, for example, sets store.url"),
+        ),
+        (
+            "",
+            "",
+            format!("{key}`SESSION_BRIDGE_STORE__URL`, for example, sets store.url"),
+        ),
+        (
+            "LOG",
+            "info",
+            "log: is a table: set its keys one by one, as SESSION_BRIDGE_LOG__KEY".to_owned(),
+        ),
+        (
+            "LOG__LEVEL__X",
+            "info",
+            "log.level: expected a string, found a table".to_owned(),
+        ),
+        (
+            "SERVER__MAX_CONNECTIONS",
+            "1e3",
+            "server.max_connections: expected a whole number".to_owned(),
+        ),
+        (
+            "UPSTREAM__PRESERVE_HOST",
+            "yes",
+            "upstream.preserve_host: expected true or false".to_owned(),
+        ),
+        (
+            "ACCESS__API_KEYS",
+            "",
+            "access.api_keys: is empty; write [] for an empty list".to_owned(),
+        ),
+        (
+            "SESSION__COOKIES",
+            "a,,b",
+            "session.cookies: has an empty element between its commas".to_owned(),
+        ),
+        (
+            "SESSION__COOKIES",
+            "[\"a\"",
+            "session.cookies: starts with [ but is neither a TOML nor a JSON array".to_owned(),
+        ),
+        (
+            "SERVER__TLS__CERT",
+            "",
+            "server.tls.cert is not available in this version".to_owned(),
+        ),
+        (
+            "NEAR_CACHE__ENABLED",
+            "false",
+            "near_cache.enabled is not available in this version".to_owned(),
+        ),
+    ] {
+        let variable = format!("SESSION_BRIDGE_{variable}");
+        let errors = load(UPSTREAM, &[(&variable, value)]).unwrap_err();
+        assert_eq!(errors, format!("environment variable {variable}: {expected}"));
+    }
+}
+
+#[test]
+fn an_error_of_a_flag_names_the_flag() {
+    let errors = load_all("", &[], flags(Some("https://h"), Some("80"), Some("mysql://h"))).unwrap_err();
+    let places: Vec<_> = errors
+        .lines()
+        .map(|line| line.split(": ").take(2).collect::<Vec<_>>().join(": "))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "flag --listen: server.listen",
+            "flag --store: store.url",
+            "flag --upstream: upstream.url"
+        ]
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_not_utf8_is_an_error() {
+    use std::os::unix::ffi::OsStringExt;
+    let (mut sources, _directory) = sources(UPSTREAM, &[], Flags::default());
+    sources
+        .environment
+        .push(("SESSION_BRIDGE_STORE__URL".into(), OsString::from_vec(vec![0xff])));
+    let errors = Config::load(&sources).unwrap_err().to_string();
+    assert_eq!(
+        errors,
+        "environment variable SESSION_BRIDGE_STORE__URL: is not valid UTF-8"
+    );
+}
+
+#[test]
+fn variables_that_kubernetes_sets_for_a_service_are_not_taken_for_ours() {
+    let set = [
+        ("SESSION_BRIDGE_SERVICE_HOST", "10.0.0.1"),
+        ("SESSION_BRIDGE_SERVICE_PORT", "8080"),
+        ("SESSION_BRIDGE_SERVICE_PORT_HTTP", "8080"),
+        ("SESSION_BRIDGE_PORT", "tcp://10.0.0.1:8080"),
+        ("SESSION_BRIDGE_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("SESSION_BRIDGE_PORT_8080_TCP_PROTO", "tcp"),
+        ("SESSION_BRIDGE_PORT_8080_TCP_PORT", "8080"),
+        ("SESSION_BRIDGE_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("SESSION_BRIDGE_OPS_SERVICE_HOST", "10.0.0.2"),
+        ("SESSION_BRIDGE_OPS_PORT_9090_TCP_ADDR", "10.0.0.2"),
+    ];
+    load(UPSTREAM, &set).unwrap();
+}
+
+#[test]
+fn all_errors_are_reported_at_once_in_the_order_of_the_sources() {
+    let file = "[server]\nlisten = \"x\"\nlisen = 1\n\n[store]\nurl = 5\n\n[limits]\n\n[[route]]\npath = \"x\"\nmethods = [\"get\", 1]\n";
+    let environment = [("SESSION_BRIDGE_LOG__LEVEL", "loud"), ("SESSION_BRIDGE_LOGS", "x")];
+    let errors = load_all(file, &environment, flags(Some("h"), None, None)).unwrap_err();
+    let places: Vec<_> = errors.lines().map(|line| line.split(": ").next().unwrap()).collect();
+    let expected = [
+        "bridge.toml:2",
+        "bridge.toml:3",
+        "bridge.toml:6",
+        "bridge.toml:8",
+        "bridge.toml:11",
+        "bridge.toml:12",
+        "bridge.toml:12",
+        "environment variable SESSION_BRIDGE_LOGS",
+        "environment variable SESSION_BRIDGE_LOG__LEVEL",
+        "flag --upstream",
+    ];
+    assert_eq!(places, expected, "{errors}");
+}
+
+#[test]
+fn an_error_of_syntax_names_line_and_column_and_hides_the_rest() {
+    for (file, place) in [
+        ("[server]\nlisten = hunter2\n", "bridge.toml:2:10: "),
+        ("a = 1\nb = \"hunter2\n", "bridge.toml:2:"),
+        (
+            "[store]\nurl = \"memory:\"\nurl = \"redis://:hunter2@h\"\n",
+            "bridge.toml:3:1: ",
+        ),
+        ("[store\nurl = \"redis://:hunter2@h\"\n", "bridge.toml:1:7: "),
+        ("x = [\"hunter2\"", "bridge.toml:1:"),
+    ] {
+        let errors = load(file, &[]).unwrap_err();
+        assert!(errors.starts_with(place), "{file}: {errors}");
+        assert!(errors.contains("not valid TOML"), "{errors}");
+        assert!(!errors.contains("hunter2"), "{errors}");
+        assert!(
+            !errors.contains("upstream.url"),
+            "nothing is known of a file that cannot be read: {errors}"
+        );
+    }
+}
+
+#[test]
+fn syntax_errors_are_reported_once_a_line() {
+    let errors = load("[server]\nlisten = a b c\n\nmore d e\n", &[]).unwrap_err();
+    let lines: Vec<_> = errors.lines().map(|line| line.split(':').nth(1).unwrap()).collect();
+    assert_eq!(lines, ["2", "4"], "{errors}");
+}
+
+#[test]
+fn no_error_shows_a_value() {
+    let secret = "hunter2";
+    let mut files = Vec::new();
+    for key in [
+        "server.listen",
+        "server.health_path",
+        "server.max_connections",
+        "server.max_header_size",
+        "server.header_timeout",
+        "ops.listen",
+        "ops.token_file",
+        "access.api_keys_file",
+        "upstream.url",
+        "upstream.preserve_host",
+        "upstream.http2",
+        "install_id.header",
+        "install_id.body_pointer",
+        "install_id.max_body",
+        "install_id.format",
+        "install_id.on_missing",
+        "session.cookies",
+        "session.max_age",
+        "session.create",
+        "session.on_store_error",
+        "session.lost",
+        "store.url",
+        "store.timeout",
+        "store.key_prefix",
+        "log.format",
+        "log.level",
+        "log.levle",
+        "limits",
+        "route",
+    ] {
+        for value in [
+            "u:hunter2 @h",
+            "redis://u:hunter2@h:x",
+            "redis://hunter2@h?x",
+            "postgres://:hunter2@h",
+            "x;hunter2",
+        ] {
+            files.push(format!("{key} = \"{value}\""));
+            files.push(format!("{key} = [\"{value}\", 1, \"\"]"));
+        }
+    }
+    let mut errors_seen = 0;
+    for file in &files {
+        let result = if file.contains("upstream.url") {
+            load(file, &[])
+        } else {
+            with_upstream(file)
+        };
+        let Err(errors) = result else { continue };
+        errors_seen += 1;
+        assert!(!errors.contains(secret), "{file}: {errors}");
+    }
+    assert!(errors_seen > files.len() * 9 / 10, "{errors_seen} of {}", files.len());
+
+    let given = flags(
+        Some("http://u:hunter2@h"),
+        Some("hunter2"),
+        Some("redis://:hunter2@h:port"),
+    );
+    assert!(!format!("{given:?}").contains("redis"));
+    let errors = load_all("", &[("SESSION_BRIDGE_ACCESS__API_KEYS", "good,hunter2 bad")], given).unwrap_err();
+    assert_eq!(errors.lines().count(), 4, "{errors}");
+    assert!(!errors.contains(secret), "{errors}");
+}
+
+#[test]
+fn no_secret_is_in_the_debug_text_of_a_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    std::fs::write(&token, "hunter2\n").unwrap();
+    let file = format!(
+        "[access]\napi_keys = [\"hunter2\"]\n[ops]\ntoken_file = {:?}\n[store]\nurl = \"redis://:hunter2@h\"",
+        token.display().to_string()
+    );
+    let config = with_upstream(&file).unwrap();
+    assert_eq!(config.ops.token.as_ref().unwrap().expose(), "hunter2");
+    assert_eq!(config.access.api_keys[0].expose(), "hunter2");
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn api_keys_come_from_a_file_with_one_key_a_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys");
+    let with = |content: &str, more: &str| {
+        std::fs::write(&path, content).unwrap();
+        with_upstream(&format!(
+            "[access]\napi_keys_file = {:?}\n{more}",
+            path.display().to_string()
+        ))
+    };
+    let config = with("# ours\nkey-1\r\n\n  key-2 \n", "").unwrap();
+    let keys: Vec<_> = config.access.api_keys.iter().map(Secret::expose).collect();
+    assert_eq!(keys, ["key-1", "key-2"]);
+
+    let errors = with("# none yet\n", "").unwrap_err();
+    assert_eq!(errors, "bridge.toml:2: access.api_keys_file: the file holds no key");
+    let errors = with("good\nhunter2 bad\n", "").unwrap_err();
+    assert!(
+        errors.contains("line 2 of the file") && !errors.contains("hunter2"),
+        "{errors}"
+    );
+    let errors = with("key\n", "api_keys = [\"other\"]").unwrap_err();
+    assert!(errors.contains("api_keys and api_keys_file are both set"), "{errors}");
+    with("key\n", "api_keys = []").unwrap();
+}
+
+#[test]
+fn a_file_is_needed_only_where_it_was_named() {
+    let missing = PathBuf::from("/nowhere/bridge.toml");
+    let flags = flags(Some("http://h"), None, None);
+    let sources = |file| Sources {
+        file,
+        environment: Vec::new(),
+        flags: flags.clone(),
+    };
+    Config::load(&sources(File::IfThere(missing.clone()))).unwrap();
+    let errors = Config::load(&sources(File::Required(missing))).unwrap_err().to_string();
+    assert_eq!(
+        errors,
+        "/nowhere/bridge.toml: cannot read the file: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_text_is_an_error_and_a_byte_order_mark_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.toml");
+    let load = |content: &[u8]| {
+        std::fs::write(&path, content).unwrap();
+        let sources = Sources {
+            file: File::Required(path.clone()),
+            ..Sources::default()
+        };
+        Config::load(&sources).map_err(|errors| errors.to_string())
+    };
+    assert!(
+        load(b"upstream.url = \"http://\xff\"")
+            .unwrap_err()
+            .contains("it is not UTF-8 text")
+    );
+    load(b"\xef\xbb\xbfupstream.url = \"http://h\"\r\n").unwrap();
+}
+
+#[test]
+fn a_value_that_was_beaten_is_not_looked_at() {
+    let file = "[upstream]\nurl = \"to be set\"\n";
+    load_all(file, &[], flags(Some("http://h"), None, None)).unwrap();
+}
+
+#[test]
+fn the_operators_listener_is_known_without_an_upstream() {
+    let (with_ops, _directory) = sources("ops.listen = \"0.0.0.0:99\"", &[], Flags::default());
+    assert_eq!(Ops::load(&with_ops).unwrap().listen.port(), 99);
+    let (wrong, _directory) = sources("ops.listen = 5", &[], Flags::default());
+    Ops::load(&wrong).unwrap_err();
+}
+
+#[test]
+fn routes_that_differ_in_methods_are_no_contradiction() {
+    let config = with_upstream(
+        "[[route]]\npath = \"/a\"\nmethods = [\"GET\"]\n[[route]]\npath = \"/a\"\nmethods = [\"GET\", \"POST\"]\ntimeout = \"5s\"",
+    )
+    .unwrap();
+    assert_eq!(config.routes[1].timeout, Some(Duration::from_secs(5)));
+    let errors = with_upstream("[[route]]\npath = \"*\"\n[[route]]\npath = \"/a\"").unwrap_err();
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(
+        file in "(\\PC|[\\[\\]=\"'.,{}#\n]|server|route|listen|url|[0-9]){0,60}",
+        value in "(\\PC|[\\[\\]{}:\",]|redis://|http://|@|[0-9]){0,30}",
+    ) {
+        let (mut tree, errors) = from_toml("x", &file);
+        let variables = ["STORE__URL", "UPSTREAM__URL", "SESSION__COOKIES", "ROUTE", "SERVER__LISTEN", "LOG", "STORE__TIMEOUT"];
+        let environment: Vec<_> =
+            variables.iter().map(|name| (format!("SESSION_BRIDGE_{name}").into(), value.clone().into())).collect();
+        let mut reader = Reader::starting_with(errors);
+        reader.extend(overlay_environment(&mut tree, &environment));
+        let parts = schema::read(&mut reader, &tree, true);
+        check::contradictions(&mut reader, &tree, &parts);
+        let errors = reader.into_errors(&schema::TABLES);
+        proptest::prop_assert!(!errors.is_empty(), "`log` is a table, so there is one at least");
+    }
+}

@@ -1,0 +1,212 @@
+//! The two URLs: where the backend is, and where sessions are kept.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use http::uri::Authority;
+
+use super::document::Node;
+use super::reader::{Fault, nearest};
+use super::secret::Secret;
+
+/// Where the backend is: a host and a port, spoken to in clear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamUrl {
+    authority: Authority,
+}
+
+impl UpstreamUrl {
+    /// Host and port as they were written: what `Host` says when the client's is not preserved.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The host to connect to: a name, or an address without the brackets of IPv6.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.authority.host().trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The port to connect to, 80 unless it was written.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.authority.port_u16().unwrap_or(80)
+    }
+}
+
+impl fmt::Display for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.authority)
+    }
+}
+
+pub(super) fn upstream_url(node: &Node) -> Result<UpstreamUrl, Fault> {
+    let text = node.text()?;
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(node.fault("expected http://HOST:PORT"));
+    };
+    match scheme {
+        "http" => {}
+        "https" => return Err(node.fault("an https:// upstream is not available in this version")),
+        _ => return Err(node.fault("expected http://HOST:PORT; no other scheme is spoken")),
+    }
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at_checked(end).unwrap_or((rest, ""));
+    if authority.contains('@') {
+        return Err(node.fault("cannot hold a user name or password: those are the client's to send"));
+    }
+    if path.contains(['?', '#']) {
+        return Err(node.fault("cannot have a query or a fragment"));
+    }
+    if !matches!(path, "" | "/") {
+        return Err(node.fault(
+            "cannot have a path: the path of each request is forwarded byte for byte, so there is nothing to put it before",
+        ));
+    }
+    let authority = parse_authority(authority).ok_or_else(|| node.fault("expected http://HOST:PORT"))?;
+    Ok(UpstreamUrl { authority })
+}
+
+/// A host, and a port from 1 to 65535 or none.
+fn parse_authority(text: &str) -> Option<Authority> {
+    let authority: Authority = text.parse().ok()?;
+    let host = authority.host();
+    let after_host = text.strip_prefix(host)?;
+    let good_port = match after_host.strip_prefix(':') {
+        Some(port) => number::<u16>(port).is_some_and(|port| port != 0),
+        None => after_host.is_empty(),
+    };
+    let good_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        }
+    };
+    (good_host && good_port).then_some(authority)
+}
+
+/// A number in digits alone, without a sign.
+fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        text.parse().ok()
+    } else {
+        None
+    }
+}
+
+/// Where sessions are kept.
+#[derive(Clone, Debug)]
+pub enum StoreUrl {
+    /// `memory:`: in this process, gone with it.
+    Memory,
+    /// `sqlite://PATH`: in a file on this machine.
+    Sqlite {
+        /// The file, relative to the working directory unless it starts with `/`.
+        path: PathBuf,
+    },
+    /// `redis://[user:pass@]host[:port][/db]`: in Redis or Valkey.
+    Redis {
+        /// The whole URL, which may hold a password.
+        url: Secret,
+    },
+}
+
+/// The URL without user name and password, for people to read.
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory:"),
+            Self::Sqlite { path } => write!(f, "sqlite://{}", path.display()),
+            Self::Redis { url } => {
+                let rest = url.expose().strip_prefix("redis://").unwrap_or_default();
+                write!(f, "redis://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
+            }
+        }
+    }
+}
+
+pub(super) fn store_url(node: &Node) -> Result<StoreUrl, Fault> {
+    const EXPECTED: &str = "expected memory:, sqlite://PATH or redis://HOST:PORT/DB";
+    const LATER: [&str; 7] = [
+        "rediss",
+        "redis-sentinel",
+        "redis-cluster",
+        "memcached",
+        "postgres",
+        "postgresql",
+        "mysql",
+    ];
+    let text = node.text()?;
+    if text == "memory:" {
+        return Ok(StoreUrl::Memory);
+    }
+    let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
+    match (scheme, rest.strip_prefix("//")) {
+        ("memory", _) => Err(node.fault("a store in memory is written \"memory:\"")),
+        ("sqlite", Some(path)) => sqlite(node, path),
+        ("redis", Some(rest)) => redis(node, rest).map(|()| StoreUrl::Redis {
+            url: Secret::from(text.to_owned()),
+        }),
+        ("sqlite" | "redis", None) => Err(node.fault(format!("{scheme}: must be followed by //; {EXPECTED}"))),
+        ("valkey", _) => Err(node.fault("for Valkey, write redis://HOST:PORT/DB: it speaks the same protocol")),
+        _ => match LATER.iter().find(|later| **later == scheme) {
+            Some(later) => Err(node.fault(format!("a {later}:// store is not available in this version"))),
+            None => {
+                let hint = nearest(scheme, ["memory", "sqlite", "redis"].into_iter());
+                let hint = hint.map_or_else(String::new, |near| format!("; did you mean `{near}:`?"));
+                Err(node.fault(format!("no such kind of store: {EXPECTED}{hint}")))
+            }
+        },
+    }
+}
+
+fn sqlite(node: &Node, path: &str) -> Result<StoreUrl, Fault> {
+    if path.is_empty() {
+        return Err(node.fault("the path of the file is missing: sqlite://session-bridge.db, or sqlite:///var/lib/…"));
+    }
+    if path == ":memory:" {
+        return Err(node.fault("a store in memory is written \"memory:\""));
+    }
+    if path.contains(['?', '#', '\0']) {
+        return Err(node.fault("takes a path and no options: no ? or # in it"));
+    }
+    if path.ends_with('/') {
+        return Err(node.fault("names a directory: the path of a file is needed"));
+    }
+    Ok(StoreUrl::Sqlite {
+        path: PathBuf::from(path),
+    })
+}
+
+fn redis(node: &Node, rest: &str) -> Result<(), Fault> {
+    if rest.contains(['?', '#']) {
+        return Err(node.fault("takes no options: write a ? or # in a password as %3F or %23"));
+    }
+    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = match authority.rsplit_once('@') {
+        Some((user, _)) if user.contains(['@', '[', ']']) || user.matches(':').count() > 1 || !is_encoded(user) => {
+            return Err(
+                node.fault("in a user name or password, write @ : / [ ] % and what is not ASCII as %40 and so on")
+            );
+        }
+        Some((_, host)) => host,
+        None => authority,
+    };
+    if parse_authority(host).is_none() {
+        return Err(node.fault("expected redis://HOST:PORT/DB; in a password, write / as %2F and @ as %40"));
+    }
+    if !database.is_empty() && number::<u16>(database).is_none() {
+        return Err(node.fault("after the host comes the number of the database: redis://HOST:PORT/0"));
+    }
+    Ok(())
+}
+
+/// Whether all of `text` is visible ASCII, and each % begins %XX.
+fn is_encoded(text: &str) -> bool {
+    let is_code = |after: &str| after.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    text.bytes().all(|byte| byte.is_ascii_graphic()) && text.split('%').skip(1).all(is_code)
+}
