@@ -25,7 +25,9 @@ pub fn requested(method: &Method, version: Version, headers: &HeaderMap) -> Opti
         return None;
     }
     let mut lines = headers.get_all(UPGRADE).iter();
-    let (Some(protocols), None) = (lines.next(), lines.next()) else { return None };
+    let (Some(protocols), None) = (lines.next(), lines.next()) else {
+        return None;
+    };
     let named = members(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
     let passable = members(headers, &UPGRADE).all(is_passable);
     (named && passable).then(|| protocols.clone())
@@ -36,14 +38,20 @@ pub fn requested(method: &Method, version: Version, headers: &HeaderMap) -> Opti
 pub fn agrees(asked: &HeaderValue, response: &HeaderMap) -> bool {
     let mut answered = members(response, &UPGRADE).peekable();
     let offered = |protocol: &[u8]| {
-        asked.as_bytes().split(|byte| *byte == b',').any(|offer| offer.trim_ascii().eq_ignore_ascii_case(protocol))
+        asked
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|offer| offer.trim_ascii().eq_ignore_ascii_case(protocol))
     };
     answered.peek().is_some() && answered.all(offered)
 }
 
 fn is_passable(protocol: &[u8]) -> bool {
     let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
-    !name.is_empty() && ![&b"h2c"[..], b"h2", b"h3", b"http", b"tls"].iter().any(|no| name.eq_ignore_ascii_case(no))
+    !name.is_empty()
+        && ![&b"h2c"[..], b"h2", b"h3", b"http", b"tls"]
+            .iter()
+            .any(|no| name.eq_ignore_ascii_case(no))
 }
 
 /// How a tunnel ended that did not fail.

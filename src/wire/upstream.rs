@@ -82,7 +82,10 @@ pub struct Upstream {
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream").field("options", &self.pool.options).field("stats", &self.stats()).finish()
+        f.debug_struct("Upstream")
+            .field("options", &self.pool.options)
+            .field("stats", &self.stats())
+            .finish()
     }
 }
 
@@ -90,7 +93,9 @@ impl Upstream {
     /// A pool without connections: the first request opens one.
     #[must_use]
     pub fn new(options: UpstreamOptions) -> Self {
-        Self { pool: Arc::new(Pool::new(options)) }
+        Self {
+            pool: Arc::new(Pool::new(options)),
+        }
     }
 
     /// Sends `request` and waits for the head of its response.
@@ -125,7 +130,13 @@ impl Upstream {
             let mut failure = match exchange.wait(sent).await? {
                 Ok(response) => {
                     let rest = upload.map(|upload| (upload, response_timeout));
-                    let lease = Lease { connection, place, pool: Arc::clone(&self.pool), rest, reusable: false };
+                    let lease = Lease {
+                        connection,
+                        place,
+                        pool: Arc::clone(&self.pool),
+                        rest,
+                        reusable: false,
+                    };
                     return receive(response, lease, upgrade_asked);
                 }
                 Err(failure) => failure,
@@ -146,7 +157,12 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError::Connect`] with what stood in the way.
     pub async fn probe(&self) -> Result<(), UpstreamError> {
-        let UpstreamOptions { host, port, connect_timeout, .. } = &self.pool.options;
+        let UpstreamOptions {
+            host,
+            port,
+            connect_timeout,
+            ..
+        } = &self.pool.options;
         connect::tcp(host, *port, *connect_timeout).await.map(drop)
     }
 
@@ -169,7 +185,13 @@ struct Exchange<'a> {
 impl<'a> Exchange<'a> {
     fn new(connection: &Connection, upload: Option<&'a Upload>, timeout: Duration) -> Self {
         let link = Arc::clone(&connection.link);
-        Self { upload, written_before: link.written(), link, started: Instant::now(), timeout }
+        Self {
+            upload,
+            written_before: link.written(),
+            link,
+            started: Instant::now(),
+            timeout,
+        }
     }
 
     /// Waits for as long as something moves.
@@ -205,7 +227,10 @@ impl<'a> Exchange<'a> {
             Some(upload) if !upload.ended() && upload.awaits_client() => {
                 UpstreamError::ClientBody(format!("nothing came for {:?}", self.timeout))
             }
-            _ => UpstreamError::Timeout { waited: self.timeout, arrived: self.arrived() },
+            _ => UpstreamError::Timeout {
+                waited: self.timeout,
+                arrived: self.arrived(),
+            },
         }
     }
 
@@ -228,7 +253,9 @@ fn prepare(request: Request<Body>) -> (Request<UploadBody>, Option<Arc<Upload>>)
     parts.headers.remove(TRANSFER_ENCODING);
     // Left to itself, hyper drops the body of a GET whose length is not known.
     if upload.is_some() && body.size_hint().exact().is_none() && !parts.headers.contains_key(CONTENT_LENGTH) {
-        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        parts
+            .headers
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     if parts.uri.scheme().is_some()
         && let Some(origin_form) = parts.uri.path_and_query().cloned()
@@ -247,9 +274,12 @@ fn receive(
     let (mut parts, incoming) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         if !upgrade_asked {
-            return Err(UpstreamError::BadResponse("it switches protocols without being asked to".to_owned()));
+            return Err(UpstreamError::BadResponse(
+                "it switches protocols without being asked to".to_owned(),
+            ));
         }
         lease.connection.link.park(lease.place);
+        lease.connection.release();
         return Ok(Response::from_parts(parts, UpstreamBody::without_lease(incoming)));
     }
     settle_framing(&mut parts.headers)?;
@@ -264,7 +294,9 @@ fn settle_framing(headers: &mut HeaderMap) -> Result<(), UpstreamError> {
             coding.is_empty() || coding.eq_ignore_ascii_case(b"chunked") || coding.eq_ignore_ascii_case(b"identity")
         });
         if !known {
-            return Err(UpstreamError::BadResponse("its transfer coding was not asked for".to_owned()));
+            return Err(UpstreamError::BadResponse(
+                "its transfer coding was not asked for".to_owned(),
+            ));
         }
         headers.remove(CONTENT_LENGTH);
         return Ok(());
@@ -276,7 +308,9 @@ fn settle_framing(headers: &mut HeaderMap) -> Result<(), UpstreamError> {
     }
     // hyper has made sure that all of them say the same, save where there is no body to measure.
     let mut all = list(headers, &CONTENT_LENGTH);
-    let first = all.next().and_then(|length| std::str::from_utf8(length).ok()?.parse::<u64>().ok());
+    let first = all
+        .next()
+        .and_then(|length| std::str::from_utf8(length).ok()?.parse::<u64>().ok());
     let agreed = first.filter(|length| all.all(|other| other == length.to_string().as_bytes()));
     drop(all);
     match agreed {

@@ -94,7 +94,10 @@ fn extended(headers: &HeaderMap, peer: IpAddr, proto: &str, host: Option<&Header
     let mut list = match (&given_list, &given_elements) {
         (Some(given), _) => given.clone(),
         (None, Some(elements)) => {
-            let nodes: Vec<String> = nodes_of(elements).filter_map(parse_node).map(|ip| ip.to_string()).collect();
+            let nodes: Vec<String> = nodes_of(elements)
+                .filter_map(parse_node)
+                .map(|ip| ip.to_string())
+                .collect();
             nodes.join(", ")
         }
         (None, None) => String::new(),
@@ -189,7 +192,9 @@ pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &TrustedProxie
     if let Some(list) = joined(headers, &X_FORWARDED_FOR) {
         return walk(list.split(',').rev().map(str::trim), peer, trusted);
     }
-    let Some(elements) = joined(headers, &FORWARDED) else { return peer };
+    let Some(elements) = joined(headers, &FORWARDED) else {
+        return peer;
+    };
     let nodes: Vec<&str> = nodes_of(&elements).collect();
     walk(nodes.into_iter().rev(), peer, trusted)
 }
@@ -210,7 +215,9 @@ fn walk<'a>(nearest_first: impl Iterator<Item = &'a str>, peer: IpAddr, trusted:
 fn nodes_of(elements: &str) -> impl Iterator<Item = &str> {
     split_unquoted(elements, ',').map(|element| {
         let mut pairs = split_unquoted(element, ';').filter_map(|pair| pair.split_once('='));
-        pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for")).map_or("unknown", |(_, node)| node.trim())
+        pairs
+            .find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))
+            .map_or("unknown", |(_, node)| node.trim())
     })
 }
 

@@ -11,8 +11,10 @@ fn map(lines: &[(&'static str, &str)]) -> HeaderMap {
 }
 
 fn lines(headers: &HeaderMap) -> Vec<(String, String)> {
-    let mut lines: Vec<_> =
-        headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+    let mut lines: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+        .collect();
     lines.sort();
     lines
 }
@@ -29,16 +31,53 @@ fn trusted() -> TrustedProxies {
 fn fields_of_one_hop_are_taken_off_a_request_and_all_others_stay() {
     let cases: &[(&[(&'static str, &str)], &[(&'static str, &str)])] = &[
         (&[("accept", "*/*")], &[("accept", "*/*")]),
-        (&[("connection", "keep-alive"), ("keep-alive", "timeout=5"), ("accept", "a")], &[("accept", "a")]),
-        (&[("connection", "close, X-Hop"), ("x-hop", "1"), ("x-other", "2")], &[("x-other", "2")]),
-        (&[("connection", "x-a"), ("connection", "X-B , ,"), ("x-a", "1"), ("x-b", "2")], &[]),
-        (&[("proxy-connection", "keep-alive"), ("proxy-authorization", "Basic eA==")], &[]),
-        (&[("transfer-encoding", "chunked"), ("trailer", "X-Sum")], &[("trailer", "X-Sum")]),
+        (
+            &[
+                ("connection", "keep-alive"),
+                ("keep-alive", "timeout=5"),
+                ("accept", "a"),
+            ],
+            &[("accept", "a")],
+        ),
+        (
+            &[("connection", "close, X-Hop"), ("x-hop", "1"), ("x-other", "2")],
+            &[("x-other", "2")],
+        ),
+        (
+            &[
+                ("connection", "x-a"),
+                ("connection", "X-B , ,"),
+                ("x-a", "1"),
+                ("x-b", "2"),
+            ],
+            &[],
+        ),
+        (
+            &[
+                ("proxy-connection", "keep-alive"),
+                ("proxy-authorization", "Basic eA=="),
+            ],
+            &[],
+        ),
+        (
+            &[("transfer-encoding", "chunked"), ("trailer", "X-Sum")],
+            &[("trailer", "X-Sum")],
+        ),
         (&[("connection", "upgrade"), ("upgrade", "websocket")], &[]),
-        (&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABk")], &[]),
+        (
+            &[
+                ("connection", "Upgrade, HTTP2-Settings"),
+                ("upgrade", "h2c"),
+                ("http2-settings", "AAMAAABk"),
+            ],
+            &[],
+        ),
         (&[("expect", "100-continue")], &[]),
         (&[("te", "gzip, deflate;q=0.5"), ("connection", "TE")], &[]),
-        (&[("te", "gzip"), ("te", "Trailers")], &[("connection", "TE"), ("te", "trailers")]),
+        (
+            &[("te", "gzip"), ("te", "Trailers")],
+            &[("connection", "TE"), ("te", "trailers")],
+        ),
         (&[("connection", "\"not a name\"")], &[]),
     ];
     for (given, expected) in cases {
@@ -85,16 +124,26 @@ fn fields_of_one_hop_are_taken_off_a_response() {
         ("content-type", "text/plain"),
     ]);
     strip_response(&mut headers);
-    assert_eq!(lines(&headers), lines(&map(&[("content-type", "text/plain"), ("trailer", "x-sum")])));
+    assert_eq!(
+        lines(&headers),
+        lines(&map(&[("content-type", "text/plain"), ("trailer", "x-sum")]))
+    );
 }
 
 #[test]
 fn an_upgrade_is_put_back_on_as_it_was_asked_for() {
-    let mut headers = map(&[("connection", "TE, upgrade"), ("te", "trailers"), ("upgrade", "websocket")]);
+    let mut headers = map(&[
+        ("connection", "TE, upgrade"),
+        ("te", "trailers"),
+        ("upgrade", "websocket"),
+    ]);
     let protocol = headers.get(UPGRADE).cloned().unwrap();
     strip_request(&mut headers);
     set_upgrade(&mut headers, protocol);
-    assert_eq!(lines(&headers), lines(&map(&[("connection", "Upgrade"), ("upgrade", "websocket")])));
+    assert_eq!(
+        lines(&headers),
+        lines(&map(&[("connection", "Upgrade"), ("upgrade", "websocket")]))
+    );
 }
 
 #[test]
@@ -123,7 +172,15 @@ fn what_a_stranger_claims_is_replaced() {
         ("x-real-ip", "6.6.6.6"),
     ]);
     let host = HeaderValue::from_static("shop:8080");
-    forward(&mut headers, &Hop { peer: ip("192.0.2.7"), secure: false, host: Some(&host) }, &trusted());
+    forward(
+        &mut headers,
+        &Hop {
+            peer: ip("192.0.2.7"),
+            secure: false,
+            host: Some(&host),
+        },
+        &trusted(),
+    );
     let expected = [
         ("x-forwarded-for", "192.0.2.7"),
         ("x-forwarded-proto", "http"),
@@ -136,7 +193,15 @@ fn what_a_stranger_claims_is_replaced() {
 #[test]
 fn a_request_without_a_host_claims_none() {
     let mut headers = map(&[("x-forwarded-host", "evil")]);
-    forward(&mut headers, &Hop { peer: ip("192.0.2.7"), secure: true, host: None }, &trusted());
+    forward(
+        &mut headers,
+        &Hop {
+            peer: ip("192.0.2.7"),
+            secure: true,
+            host: None,
+        },
+        &trusted(),
+    );
     assert_eq!(headers.get("x-forwarded-host"), None);
     assert_eq!(headers["forwarded"], "for=192.0.2.7;proto=https");
 }
@@ -146,16 +211,26 @@ fn a_trusted_proxy_gets_its_address_appended() {
     type Lines<'a> = &'a [(&'static str, &'a str)];
     let cases: &[(Lines<'_>, Lines<'_>)] = &[
         (
-            &[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "10.0.0.9"), ("x-forwarded-proto", "https")],
+            &[
+                ("x-forwarded-for", "1.2.3.4"),
+                ("x-forwarded-for", "10.0.0.9"),
+                ("x-forwarded-proto", "https"),
+            ],
             &[
                 ("x-forwarded-for", "1.2.3.4, 10.0.0.9, 10.0.0.1"),
                 ("x-forwarded-proto", "https"),
                 ("x-forwarded-host", "shop"),
-                ("forwarded", "for=1.2.3.4;proto=https, for=10.0.0.9, for=10.0.0.1;host=\"shop\";proto=http"),
+                (
+                    "forwarded",
+                    "for=1.2.3.4;proto=https, for=10.0.0.9, for=10.0.0.1;host=\"shop\";proto=http",
+                ),
             ],
         ),
         (
-            &[("forwarded", "For=\"[2001:db8::1]:4711\";proto=https, for=unknown"), ("x-forwarded-host", "front")],
+            &[
+                ("forwarded", "For=\"[2001:db8::1]:4711\";proto=https, for=unknown"),
+                ("x-forwarded-host", "front"),
+            ],
             &[
                 ("x-forwarded-for", "2001:db8::1, 10.0.0.1"),
                 ("x-forwarded-proto", "http"),
@@ -180,7 +255,11 @@ fn a_trusted_proxy_gets_its_address_appended() {
     for (given, expected) in cases {
         let mut headers = map(given);
         // The dual-stack form of the same address.
-        let hop = Hop { peer: ip("::ffff:10.0.0.1"), secure: false, host: Some(&host) };
+        let hop = Hop {
+            peer: ip("::ffff:10.0.0.1"),
+            secure: false,
+            host: Some(&host),
+        };
         forward(&mut headers, &hop, &trusted());
         assert_eq!(lines(&headers), lines(&map(expected)), "{given:?}");
     }
@@ -190,8 +269,19 @@ fn a_trusted_proxy_gets_its_address_appended() {
 fn an_ipv6_peer_and_an_odd_host_are_quoted() {
     let mut headers = HeaderMap::new();
     let host = HeaderValue::from_static("a\"b\\c");
-    forward(&mut headers, &Hop { peer: ip("2001:db8::2"), secure: true, host: Some(&host) }, &trusted());
-    assert_eq!(headers["forwarded"], "for=\"[2001:db8::2]\";host=\"a\\\"b\\\\c\";proto=https");
+    forward(
+        &mut headers,
+        &Hop {
+            peer: ip("2001:db8::2"),
+            secure: true,
+            host: Some(&host),
+        },
+        &trusted(),
+    );
+    assert_eq!(
+        headers["forwarded"],
+        "for=\"[2001:db8::2]\";host=\"a\\\"b\\\\c\";proto=https"
+    );
     assert_eq!(headers["x-forwarded-for"], "2001:db8::2");
 }
 
@@ -202,21 +292,53 @@ fn the_client_is_the_right_most_hop_that_is_not_trusted() {
         ("192.0.2.7", &[("x-forwarded-for", "1.2.3.4")], "192.0.2.7"),
         ("10.0.0.1", &[], "10.0.0.1"),
         ("10.0.0.1", &[("x-forwarded-for", "1.2.3.4")], "1.2.3.4"),
-        ("10.0.0.1", &[("x-forwarded-for", "6.6.6.6, 1.2.3.4, 10.0.0.2")], "1.2.3.4"),
-        ("10.0.0.1", &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "1.2.3.4:5678")], "1.2.3.4"),
+        (
+            "10.0.0.1",
+            &[("x-forwarded-for", "6.6.6.6, 1.2.3.4, 10.0.0.2")],
+            "1.2.3.4",
+        ),
+        (
+            "10.0.0.1",
+            &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "1.2.3.4:5678")],
+            "1.2.3.4",
+        ),
         ("10.0.0.1", &[("x-forwarded-for", "10.0.0.3, 10.0.0.2")], "10.0.0.3"),
-        ("10.0.0.1", &[("x-forwarded-for", "6.6.6.6, unknown, 10.0.0.2")], "10.0.0.2"),
+        (
+            "10.0.0.1",
+            &[("x-forwarded-for", "6.6.6.6, unknown, 10.0.0.2")],
+            "10.0.0.2",
+        ),
         ("10.0.0.1", &[("x-forwarded-for", "6.6.6.6, junk")], "10.0.0.1"),
-        ("fd00::1", &[("x-forwarded-for", "[2001:db8::1]:80, fd00::2")], "2001:db8::1"),
+        (
+            "fd00::1",
+            &[("x-forwarded-for", "[2001:db8::1]:80, fd00::2")],
+            "2001:db8::1",
+        ),
         ("::ffff:10.0.0.1", &[("x-forwarded-for", "::ffff:1.2.3.4")], "1.2.3.4"),
-        ("10.0.0.1", &[("forwarded", "for=6.6.6.6, for=\"[2001:db8::1]\";by=x")], "2001:db8::1"),
-        ("10.0.0.1", &[("forwarded", "for=6.6.6.6, host=\"a,for=7.7.7.7\";for=1.2.3.4")], "1.2.3.4"),
+        (
+            "10.0.0.1",
+            &[("forwarded", "for=6.6.6.6, for=\"[2001:db8::1]\";by=x")],
+            "2001:db8::1",
+        ),
+        (
+            "10.0.0.1",
+            &[("forwarded", "for=6.6.6.6, host=\"a,for=7.7.7.7\";for=1.2.3.4")],
+            "1.2.3.4",
+        ),
         ("10.0.0.1", &[("forwarded", "for=6.6.6.6, proto=http")], "10.0.0.1"),
-        ("10.0.0.1", &[("forwarded", "for=1.1.1.1"), ("x-forwarded-for", "2.2.2.2")], "2.2.2.2"),
+        (
+            "10.0.0.1",
+            &[("forwarded", "for=1.1.1.1"), ("x-forwarded-for", "2.2.2.2")],
+            "2.2.2.2",
+        ),
         ("10.0.0.1", &[("x-forwarded-for", " , ")], "10.0.0.1"),
     ];
     for (peer, given, expected) in cases {
-        assert_eq!(client_address(&map(given), ip(peer), &trusted()), ip(expected), "{peer} {given:?}");
+        assert_eq!(
+            client_address(&map(given), ip(peer), &trusted()),
+            ip(expected),
+            "{peer} {given:?}"
+        );
     }
 }
 

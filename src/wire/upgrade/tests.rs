@@ -2,7 +2,9 @@ use super::*;
 use http::HeaderName;
 
 fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-    let pairs = lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    let pairs = lines
+        .iter()
+        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
     let mut headers = HeaderMap::new();
     for (name, value) in pairs {
         headers.append(name, value);
@@ -21,14 +23,54 @@ fn only_a_genuine_request_for_another_protocol_is_an_upgrade() {
         (Version::HTTP_11, Method::CONNECT, websocket, false),
         (Version::HTTP_11, Method::GET, &[("upgrade", "websocket")], false),
         (Version::HTTP_11, Method::GET, &[("connection", "upgrade")], false),
-        (Version::HTTP_11, Method::GET, &[("connection", "upgraded"), ("upgrade", "websocket")], false),
-        (Version::HTTP_11, Method::GET, &[("connection", "upgrade"), ("upgrade", "")], false),
-        (Version::HTTP_11, Method::GET, &[("connection", "upgrade"), ("upgrade", "h2c")], false),
-        (Version::HTTP_11, Method::GET, &[("connection", "upgrade"), ("upgrade", "websocket, H2C")], false),
-        (Version::HTTP_11, Method::GET, &[("connection", "upgrade"), ("upgrade", "HTTP/2.0")], false),
-        (Version::HTTP_11, Method::GET, &[("connection", "upgrade"), ("upgrade", "TLS/1.0")], false),
-        (Version::HTTP_11, Method::GET, &[("connection", "upgrade"), ("upgrade", "a"), ("upgrade", "b")], false),
-        (Version::HTTP_11, Method::POST, &[("connection", "upgrade"), ("upgrade", "irc/6.9, rta/x11")], true),
+        (
+            Version::HTTP_11,
+            Method::GET,
+            &[("connection", "upgraded"), ("upgrade", "websocket")],
+            false,
+        ),
+        (
+            Version::HTTP_11,
+            Method::GET,
+            &[("connection", "upgrade"), ("upgrade", "")],
+            false,
+        ),
+        (
+            Version::HTTP_11,
+            Method::GET,
+            &[("connection", "upgrade"), ("upgrade", "h2c")],
+            false,
+        ),
+        (
+            Version::HTTP_11,
+            Method::GET,
+            &[("connection", "upgrade"), ("upgrade", "websocket, H2C")],
+            false,
+        ),
+        (
+            Version::HTTP_11,
+            Method::GET,
+            &[("connection", "upgrade"), ("upgrade", "HTTP/2.0")],
+            false,
+        ),
+        (
+            Version::HTTP_11,
+            Method::GET,
+            &[("connection", "upgrade"), ("upgrade", "TLS/1.0")],
+            false,
+        ),
+        (
+            Version::HTTP_11,
+            Method::GET,
+            &[("connection", "upgrade"), ("upgrade", "a"), ("upgrade", "b")],
+            false,
+        ),
+        (
+            Version::HTTP_11,
+            Method::POST,
+            &[("connection", "upgrade"), ("upgrade", "irc/6.9, rta/x11")],
+            true,
+        ),
     ];
     for (version, method, lines, expected) in cases {
         let asked = requested(method, *version, &map(lines));

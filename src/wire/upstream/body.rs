@@ -27,7 +27,13 @@ pub(super) struct Lease {
 
 impl Lease {
     pub(super) fn finish(self) {
-        let Self { connection, place, pool, rest, reusable } = self;
+        let Self {
+            connection,
+            place,
+            pool,
+            rest,
+            reusable,
+        } = self;
         pool.finish(connection, place, rest, reusable);
     }
 }
@@ -45,7 +51,10 @@ pub struct UpstreamBody {
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Lease) -> Self {
-        let mut body = Self { incoming, lease: Some(lease) };
+        let mut body = Self {
+            incoming,
+            lease: Some(lease),
+        };
         body.finish_at_end();
         body
     }

@@ -24,18 +24,28 @@ const MAX_HEAD: usize = 256 * 1024;
 /// A silent connection is probed by TCP after this long: a dead peer ends an endless response or a tunnel.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// One open connection and the means to use it.
+/// One open connection and the means to use it. Dropped, it is closed at once: left to itself, hyper would first wait
+/// for a backend that has stopped reading to take the rest of an upload.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) sender: http1::SendRequest<UploadBody>,
     pub(super) link: Arc<Link>,
     task: AbortHandle,
+    upgraded: bool,
 }
 
 impl Connection {
-    /// Closes it at once, whatever is under way. Dropping a [`Connection`] lets an upload finish first.
-    pub(super) fn abort(&self) {
-        self.task.abort();
+    /// Leaves the socket to the tunnel that will take it over.
+    pub(super) fn release(mut self) {
+        self.upgraded = true;
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !self.upgraded {
+            self.task.abort();
+        }
     }
 }
 
@@ -45,7 +55,11 @@ pub(super) async fn tcp(host: &str, port: u16, limit: Duration) -> Result<TcpStr
     let addresses = match timeout(limit, resolve(host, port)).await {
         Ok(Ok(addresses)) => addresses,
         Ok(Err(error)) => return Err(UpstreamError::Connect(format!("{host} could not be resolved: {error}"))),
-        Err(_) => return Err(UpstreamError::Connect(format!("{host} was not resolved within {limit:?}"))),
+        Err(_) => {
+            return Err(UpstreamError::Connect(format!(
+                "{host} was not resolved within {limit:?}"
+            )));
+        }
     };
     let mut failures = Vec::new();
     let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
@@ -66,7 +80,10 @@ pub(super) async fn tcp(host: &str, port: u16, limit: Duration) -> Result<TcpStr
 
 async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     // A URL writes IPv6 addresses in brackets.
-    let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let host = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
@@ -99,5 +116,10 @@ pub(super) async fn start(tcp: TcpStream, counters: &Arc<Counters>) -> Result<Co
         }
     })
     .abort_handle();
-    Ok(Connection { sender, link, task })
+    Ok(Connection {
+        sender,
+        link,
+        task,
+        upgraded: false,
+    })
 }

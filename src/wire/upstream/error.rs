@@ -89,10 +89,18 @@ impl fmt::Display for UpstreamError {
                 write!(f, "all {max_connections} upstream connections are in use")
             }
             Self::Timeout { waited, arrived } => {
-                write!(f, "the upstream did not answer: nothing moved for {waited:?}{}", seen(*arrived))
+                write!(
+                    f,
+                    "the upstream did not answer: nothing moved for {waited:?}{}",
+                    seen(*arrived)
+                )
             }
             Self::Reset { detail, arrived } => {
-                write!(f, "the upstream broke the connection off before its response: {detail}{}", seen(*arrived))
+                write!(
+                    f,
+                    "the upstream broke the connection off before its response: {detail}{}",
+                    seen(*arrived)
+                )
             }
             Self::BadResponse(what) => write!(f, "the upstream's response cannot be used: {what}"),
             Self::ClientBody(what) => write!(f, "the client did not finish its request body: {what}"),
@@ -101,7 +109,11 @@ impl fmt::Display for UpstreamError {
 }
 
 const fn seen(arrived: bool) -> &'static str {
-    if arrived { " (the request may have arrived)" } else { " (nothing of the request was sent)" }
+    if arrived {
+        " (the request may have arrived)"
+    } else {
+        " (nothing of the request was sent)"
+    }
 }
 
 impl StdError for UpstreamError {}

@@ -44,7 +44,9 @@ impl Pool {
 
     /// A place, first come, first served.
     pub(super) async fn place(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
-        let overloaded = UpstreamError::Overloaded { max_connections: self.options.max_connections };
+        let overloaded = UpstreamError::Overloaded {
+            max_connections: self.options.max_connections,
+        };
         if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
             return Ok(permit);
         }
@@ -59,18 +61,30 @@ impl Pool {
         while let Some(mut connection) = self.take() {
             // One that was put back an instant ago may not have come to rest.
             let ready = connection.sender.is_ready()
-                || matches!(timeout(self.options.connect_timeout, connection.sender.ready()).await, Ok(Ok(())));
+                || matches!(
+                    timeout(self.options.connect_timeout, connection.sender.ready()).await,
+                    Ok(Ok(()))
+                );
             if ready {
                 self.counters.reused.fetch_add(1, Ordering::Relaxed);
                 return Ok((connection, true));
             }
         }
-        let UpstreamOptions { host, port, connect_timeout, .. } = &self.options;
+        let UpstreamOptions {
+            host,
+            port,
+            connect_timeout,
+            ..
+        } = &self.options;
         let opened = match connect::tcp(host, *port, *connect_timeout).await {
             Ok(tcp) => connect::start(tcp, &self.counters).await,
             Err(error) => Err(error),
         };
-        let counter = if opened.is_ok() { &self.counters.connects } else { &self.counters.connect_failures };
+        let counter = if opened.is_ok() {
+            &self.counters.connects
+        } else {
+            &self.counters.connect_failures
+        };
         counter.fetch_add(1, Ordering::Relaxed);
         self.start_sweeping();
         opened.map(|connection| (connection, false))
@@ -102,7 +116,9 @@ impl Pool {
     ) {
         match rest {
             Some((upload, quiet)) if !upload.ended() => {
-                let Ok(runtime) = tokio::runtime::Handle::try_current() else { return connection.abort() };
+                let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+                    return;
+                };
                 let pool = Arc::clone(self);
                 runtime.spawn(async move {
                     if let Some(connection) = see_through(connection, &upload, quiet).await
@@ -124,7 +140,10 @@ impl Pool {
 
     fn put(&self, connection: Connection) {
         if !connection.sender.is_closed() {
-            self.idle().push(Idle { connection, since: Instant::now() });
+            self.idle().push(Idle {
+                connection,
+                since: Instant::now(),
+            });
         }
     }
 
@@ -166,7 +185,6 @@ async fn see_through(mut connection: Connection, upload: &Upload, quiet: Duratio
     loop {
         let deadline = super::after(upload.last_moved().max(connection.link.last_write()), quiet);
         if deadline <= Instant::now() {
-            connection.abort();
             return None;
         }
         match tokio::time::timeout_at(deadline, connection.sender.ready()).await {

@@ -89,7 +89,12 @@ pub(super) struct Socket {
 
 impl Socket {
     pub(super) fn new(tcp: TcpStream, link: Arc<Link>) -> Self {
-        Self { tcp, link, write_failed: false, read_ended: false }
+        Self {
+            tcp,
+            link,
+            write_failed: false,
+            read_ended: false,
+        }
     }
 
     /// Reads at most one byte without asking the runtime whether there is one.

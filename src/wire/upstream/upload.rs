@@ -69,7 +69,13 @@ pub(super) struct UploadBody {
 impl UploadBody {
     pub(super) fn new(body: Body) -> (Self, Option<Arc<Upload>>) {
         let upload = (!body.is_end_stream()).then(|| Arc::new(Upload::new()));
-        (Self { body, upload: upload.clone() }, upload)
+        (
+            Self {
+                body,
+                upload: upload.clone(),
+            },
+            upload,
+        )
     }
 }
 
@@ -77,10 +83,7 @@ impl HttpBody for UploadBody {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         let Some(upload) = &self.upload else { return polled };
         upload.awaits_client.store(polled.is_pending(), Ordering::Release);
