@@ -1,0 +1,250 @@
+//! Who the client is: `X-Forwarded-*` and `Forwarded` (RFC 7239), believed from trusted proxies only (H2).
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{FORWARDED, HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Fields by which frameworks let a proxy tell more of the same kind. A client may not use them to speak as one.
+static OTHER_CLAIMS: [HeaderName; 7] = [
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-forwarded-scheme"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-forwarded-ssl"),
+    HeaderName::from_static("x-forwarded-by"),
+    HeaderName::from_static("x-real-ip"),
+];
+
+/// The networks whose word on the client is believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedProxies(Vec<IpNet>);
+
+impl TrustedProxies {
+    /// Trusts the addresses in these networks.
+    #[must_use]
+    pub const fn new(networks: Vec<IpNet>) -> Self {
+        Self(networks)
+    }
+
+    /// Whether `address` is trusted. An IPv4 address counts as such in its IPv6-mapped form too.
+    #[must_use]
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// The hop from the peer to the bridge, as the bridge saw it.
+#[derive(Clone, Copy, Debug)]
+pub struct Hop<'a> {
+    /// The other end of the connection.
+    pub peer: IpAddr,
+    /// Whether it came over TLS.
+    pub secure: bool,
+    /// The `Host` (or authority) of the request as it came.
+    pub host: Option<&'a HeaderValue>,
+}
+
+/// Tells the backend who the client is.
+///
+/// From an untrusted peer everything that was claimed is replaced by what the bridge saw. From a trusted proxy,
+/// `X-Forwarded-For` and `Forwarded` get the peer appended; of the two, one that is missing is made from the other, so
+/// that a backend reads the same client from both. `X-Forwarded-Proto` and `-Host` are not lists: a trusted proxy's
+/// stand, being what the client used; missing ones are set to what the bridge saw.
+pub fn forward(headers: &mut HeaderMap, hop: &Hop<'_>, trusted: &TrustedProxies) {
+    let peer = hop.peer.to_canonical();
+    let proto = if hop.secure { "https" } else { "http" };
+    if !trusted.trusts(peer) {
+        for claim in &OTHER_CLAIMS {
+            headers.remove(claim);
+        }
+        let mut element = String::with_capacity(96);
+        write_element(&mut element, peer, Some(proto), hop.host);
+        set(headers, &X_FORWARDED_FOR, peer.to_string());
+        set(headers, &FORWARDED, element);
+        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+        match hop.host {
+            Some(host) => headers.insert(&X_FORWARDED_HOST, host.clone()),
+            None => headers.remove(&X_FORWARDED_HOST),
+        };
+        return;
+    }
+    let (list, elements) = extended(headers, peer, proto, hop.host);
+    set(headers, &X_FORWARDED_FOR, list);
+    set(headers, &FORWARDED, elements);
+    if !headers.contains_key(&X_FORWARDED_PROTO) {
+        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+    }
+    if let (false, Some(host)) = (headers.contains_key(&X_FORWARDED_HOST), hop.host) {
+        headers.insert(&X_FORWARDED_HOST, host.clone());
+    }
+}
+
+/// `X-Forwarded-For` and `Forwarded` of a trusted peer with the peer appended.
+fn extended(headers: &HeaderMap, peer: IpAddr, proto: &str, host: Option<&HeaderValue>) -> (String, String) {
+    let given_list = joined(headers, &X_FORWARDED_FOR);
+    let given_elements = joined(headers, &FORWARDED);
+    let mut list = match (&given_list, &given_elements) {
+        (Some(given), _) => given.clone(),
+        (None, Some(elements)) => {
+            let nodes: Vec<String> = nodes_of(elements)
+                .filter_map(parse_node)
+                .map(|ip| ip.to_string())
+                .collect();
+            nodes.join(", ")
+        }
+        (None, None) => String::new(),
+    };
+    let mut elements = match (&given_elements, &given_list) {
+        (Some(given), _) => given.clone(),
+        (None, Some(given)) => {
+            let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+            converted(given, text(&X_FORWARDED_PROTO), headers.get(&X_FORWARDED_HOST))
+        }
+        (None, None) => String::new(),
+    };
+    separate(&mut list);
+    separate(&mut elements);
+    // Writing to a string cannot fail.
+    let _ = write!(list, "{peer}");
+    write_element(&mut elements, peer, Some(proto), host);
+    (list, elements)
+}
+
+/// The elements of `Forwarded` that say what `X-Forwarded-*` said.
+fn converted(list: &str, proto: Option<&str>, host: Option<&HeaderValue>) -> String {
+    let mut elements = String::new();
+    let (mut proto, mut host) = (proto.filter(|proto| matches!(*proto, "http" | "https")), host);
+    for address in list.split(',').filter_map(|node| parse_node(node.trim())) {
+        separate(&mut elements);
+        write_element(&mut elements, address, proto.take(), host.take());
+    }
+    elements
+}
+
+fn separate(list: &mut String) {
+    if !list.is_empty() {
+        list.push_str(", ");
+    }
+}
+
+fn write_element(into: &mut String, address: IpAddr, proto: Option<&str>, host: Option<&HeaderValue>) {
+    // Writing to a string cannot fail.
+    let _ = match address {
+        IpAddr::V4(address) => write!(into, "for={address}"),
+        IpAddr::V6(address) => write!(into, "for=\"[{address}]\""),
+    };
+    if let Some(host) = host.and_then(|host| host.to_str().ok()) {
+        into.push_str(";host=\"");
+        for character in host.chars() {
+            if matches!(character, '"' | '\\') {
+                into.push('\\');
+            }
+            into.push(character);
+        }
+        into.push('"');
+    }
+    if let Some(proto) = proto {
+        into.push_str(";proto=");
+        into.push_str(proto);
+    }
+}
+
+/// All lines of a list field as one; `None` where there is none, or none that is text.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let mut all = String::new();
+    for line in headers.get_all(name).iter().filter_map(|line| line.to_str().ok()) {
+        let line = line.trim();
+        if !line.is_empty() {
+            separate(&mut all);
+            all.push_str(line);
+        }
+    }
+    (!all.is_empty()).then_some(all)
+}
+
+fn set(headers: &mut HeaderMap, name: &HeaderName, value: String) {
+    // Made of visible ASCII only; were it not, no claim is better than a wrong one.
+    match HeaderValue::from_maybe_shared(Bytes::from(value)) {
+        Ok(value) => headers.insert(name, value),
+        Err(_) => headers.remove(name),
+    };
+}
+
+/// The address of the client: the peer, or, as long as the word comes from trusted proxies, the one that they name.
+///
+/// Read from the right: the first address that is not itself trusted. Where all are, the left-most. An entry that is no
+/// address (`unknown`, a made-up name) ends the search at the proxy that wrote it. `X-Forwarded-For` is read where
+/// there is one, else `Forwarded`. To be read before [`forward`] adds the peer.
+#[must_use]
+pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &TrustedProxies) -> IpAddr {
+    let peer = peer.to_canonical();
+    if !trusted.trusts(peer) {
+        return peer;
+    }
+    if let Some(list) = joined(headers, &X_FORWARDED_FOR) {
+        return walk(list.split(',').rev().map(str::trim), peer, trusted);
+    }
+    let Some(elements) = joined(headers, &FORWARDED) else {
+        return peer;
+    };
+    let nodes: Vec<&str> = nodes_of(&elements).collect();
+    walk(nodes.into_iter().rev(), peer, trusted)
+}
+
+fn walk<'a>(nearest_first: impl Iterator<Item = &'a str>, peer: IpAddr, trusted: &TrustedProxies) -> IpAddr {
+    let mut client = peer;
+    for node in nearest_first.filter(|node| !node.is_empty()) {
+        let Some(address) = parse_node(node) else { return client };
+        client = address;
+        if !trusted.trusts(address) {
+            return client;
+        }
+    }
+    client
+}
+
+/// The `for` of each element of a `Forwarded` value, in order, still quoted; `unknown` where an element has none.
+fn nodes_of(elements: &str) -> impl Iterator<Item = &str> {
+    split_unquoted(elements, ',').map(|element| {
+        let mut pairs = split_unquoted(element, ';').filter_map(|pair| pair.split_once('='));
+        pairs
+            .find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))
+            .map_or("unknown", |(_, node)| node.trim())
+    })
+}
+
+/// Splits at `separator`, save inside quotes.
+fn split_unquoted(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.split(move |character| {
+        if escaped {
+            escaped = false;
+        } else if quoted && character == '\\' {
+            escaped = true;
+        } else if character == '"' {
+            quoted = !quoted;
+        }
+        !quoted && character == separator
+    })
+}
+
+/// An address, with or without a port, brackets or quotes.
+fn parse_node(node: &str) -> Option<IpAddr> {
+    let node = node.trim_matches('"');
+    let address = match node.parse::<IpAddr>() {
+        Ok(address) => address,
+        Err(_) => match node.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(bare) => bare.parse().ok()?,
+            None => node.parse::<SocketAddr>().ok()?.ip(),
+        },
+    };
+    Some(address.to_canonical())
+}

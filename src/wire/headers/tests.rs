@@ -1,0 +1,361 @@
+use std::net::IpAddr;
+
+use super::*;
+
+fn map(lines: &[(&'static str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+    }
+    headers
+}
+
+fn lines(headers: &HeaderMap) -> Vec<(String, String)> {
+    let mut lines: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+        .collect();
+    lines.sort();
+    lines
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn trusted() -> TrustedProxies {
+    TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()])
+}
+
+#[test]
+fn fields_of_one_hop_are_taken_off_a_request_and_all_others_stay() {
+    let cases: &[(&[(&'static str, &str)], &[(&'static str, &str)])] = &[
+        (&[("accept", "*/*")], &[("accept", "*/*")]),
+        (
+            &[
+                ("connection", "keep-alive"),
+                ("keep-alive", "timeout=5"),
+                ("accept", "a"),
+            ],
+            &[("accept", "a")],
+        ),
+        (
+            &[("connection", "close, X-Hop"), ("x-hop", "1"), ("x-other", "2")],
+            &[("x-other", "2")],
+        ),
+        (
+            &[
+                ("connection", "x-a"),
+                ("connection", "X-B , ,"),
+                ("x-a", "1"),
+                ("x-b", "2"),
+            ],
+            &[],
+        ),
+        (
+            &[
+                ("proxy-connection", "keep-alive"),
+                ("proxy-authorization", "Basic eA=="),
+            ],
+            &[],
+        ),
+        (
+            &[("transfer-encoding", "chunked"), ("trailer", "X-Sum")],
+            &[("trailer", "X-Sum")],
+        ),
+        (&[("connection", "upgrade"), ("upgrade", "websocket")], &[]),
+        (
+            &[
+                ("connection", "Upgrade, HTTP2-Settings"),
+                ("upgrade", "h2c"),
+                ("http2-settings", "AAMAAABk"),
+            ],
+            &[],
+        ),
+        (&[("expect", "100-continue")], &[]),
+        (&[("te", "gzip, deflate;q=0.5"), ("connection", "TE")], &[]),
+        (
+            &[("te", "gzip"), ("te", "Trailers")],
+            &[("connection", "TE"), ("te", "trailers")],
+        ),
+        (&[("connection", "\"not a name\"")], &[]),
+    ];
+    for (given, expected) in cases {
+        let mut headers = map(given);
+        strip_request(&mut headers);
+        assert_eq!(lines(&headers), lines(&map(expected)), "{given:?}");
+    }
+}
+
+#[test]
+fn connection_cannot_take_off_what_a_message_needs() {
+    let essential = [
+        ("host", "shop"),
+        ("content-length", "3"),
+        ("authorization", "Bearer x"),
+        ("cookie", "a=b"),
+        ("x-forwarded-for", "1.2.3.4"),
+        ("x-forwarded-port", "443"),
+        ("forwarded", "for=1.2.3.4"),
+        ("x-request-id", "r"),
+        ("set-cookie", "a=b"),
+        ("cache-control", "no-store"),
+    ];
+    let names: Vec<&str> = essential.iter().map(|(name, _)| *name).collect();
+    let nominated = names.join(", ");
+    for strip in [strip_request, strip_response] {
+        let mut headers = map(&essential);
+        headers.insert(CONNECTION, HeaderValue::from_str(&nominated).unwrap());
+        strip(&mut headers);
+        assert_eq!(lines(&headers), lines(&map(&essential)));
+    }
+}
+
+#[test]
+fn fields_of_one_hop_are_taken_off_a_response() {
+    let mut headers = map(&[
+        ("connection", "close, x-hop"),
+        ("x-hop", "1"),
+        ("keep-alive", "timeout=5"),
+        ("proxy-authenticate", "Basic"),
+        ("transfer-encoding", "chunked"),
+        ("upgrade", "h2c"),
+        ("trailer", "x-sum"),
+        ("content-type", "text/plain"),
+    ]);
+    strip_response(&mut headers);
+    assert_eq!(
+        lines(&headers),
+        lines(&map(&[("content-type", "text/plain"), ("trailer", "x-sum")]))
+    );
+}
+
+#[test]
+fn an_upgrade_is_put_back_on_as_it_was_asked_for() {
+    let mut headers = map(&[
+        ("connection", "TE, upgrade"),
+        ("te", "trailers"),
+        ("upgrade", "websocket"),
+    ]);
+    let protocol = headers.get(UPGRADE).cloned().unwrap();
+    strip_request(&mut headers);
+    set_upgrade(&mut headers, protocol);
+    assert_eq!(
+        lines(&headers),
+        lines(&map(&[("connection", "Upgrade"), ("upgrade", "websocket")]))
+    );
+}
+
+#[test]
+fn via_grows_by_one_hop_that_names_the_version_received() {
+    for (version, hop) in [
+        (Version::HTTP_10, "1.0 session-bridge"),
+        (Version::HTTP_11, "1.1 session-bridge"),
+        (Version::HTTP_2, "2 session-bridge"),
+    ] {
+        let mut headers = map(&[("via", "1.1 front")]);
+        add_via(&mut headers, version);
+        let hops: Vec<_> = headers.get_all(VIA).iter().map(|hop| hop.to_str().unwrap()).collect();
+        assert_eq!(hops, ["1.1 front", hop]);
+    }
+}
+
+#[test]
+fn what_a_stranger_claims_is_replaced() {
+    let mut headers = map(&[
+        ("x-forwarded-for", "6.6.6.6"),
+        ("x-forwarded-for", "7.7.7.7"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "evil"),
+        ("forwarded", "for=6.6.6.6"),
+        ("x-forwarded-prefix", "/admin"),
+        ("x-real-ip", "6.6.6.6"),
+    ]);
+    let host = HeaderValue::from_static("shop:8080");
+    forward(
+        &mut headers,
+        &Hop {
+            peer: ip("192.0.2.7"),
+            secure: false,
+            host: Some(&host),
+        },
+        &trusted(),
+    );
+    let expected = [
+        ("x-forwarded-for", "192.0.2.7"),
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-host", "shop:8080"),
+        ("forwarded", "for=192.0.2.7;host=\"shop:8080\";proto=http"),
+    ];
+    assert_eq!(lines(&headers), lines(&map(&expected)));
+}
+
+#[test]
+fn a_request_without_a_host_claims_none() {
+    let mut headers = map(&[("x-forwarded-host", "evil")]);
+    forward(
+        &mut headers,
+        &Hop {
+            peer: ip("192.0.2.7"),
+            secure: true,
+            host: None,
+        },
+        &trusted(),
+    );
+    assert_eq!(headers.get("x-forwarded-host"), None);
+    assert_eq!(headers["forwarded"], "for=192.0.2.7;proto=https");
+}
+
+#[test]
+fn a_trusted_proxy_gets_its_address_appended() {
+    type Lines<'a> = &'a [(&'static str, &'a str)];
+    let cases: &[(Lines<'_>, Lines<'_>)] = &[
+        (
+            &[
+                ("x-forwarded-for", "1.2.3.4"),
+                ("x-forwarded-for", "10.0.0.9"),
+                ("x-forwarded-proto", "https"),
+            ],
+            &[
+                ("x-forwarded-for", "1.2.3.4, 10.0.0.9, 10.0.0.1"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "shop"),
+                (
+                    "forwarded",
+                    "for=1.2.3.4;proto=https, for=10.0.0.9, for=10.0.0.1;host=\"shop\";proto=http",
+                ),
+            ],
+        ),
+        (
+            &[
+                ("forwarded", "For=\"[2001:db8::1]:4711\";proto=https, for=unknown"),
+                ("x-forwarded-host", "front"),
+            ],
+            &[
+                ("x-forwarded-for", "2001:db8::1, 10.0.0.1"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-host", "front"),
+                (
+                    "forwarded",
+                    "For=\"[2001:db8::1]:4711\";proto=https, for=unknown, for=10.0.0.1;host=\"shop\";proto=http",
+                ),
+            ],
+        ),
+        (
+            &[],
+            &[
+                ("x-forwarded-for", "10.0.0.1"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-host", "shop"),
+                ("forwarded", "for=10.0.0.1;host=\"shop\";proto=http"),
+            ],
+        ),
+    ];
+    let host = HeaderValue::from_static("shop");
+    for (given, expected) in cases {
+        let mut headers = map(given);
+        // The dual-stack form of the same address.
+        let hop = Hop {
+            peer: ip("::ffff:10.0.0.1"),
+            secure: false,
+            host: Some(&host),
+        };
+        forward(&mut headers, &hop, &trusted());
+        assert_eq!(lines(&headers), lines(&map(expected)), "{given:?}");
+    }
+}
+
+#[test]
+fn an_ipv6_peer_and_an_odd_host_are_quoted() {
+    let mut headers = HeaderMap::new();
+    let host = HeaderValue::from_static("a\"b\\c");
+    forward(
+        &mut headers,
+        &Hop {
+            peer: ip("2001:db8::2"),
+            secure: true,
+            host: Some(&host),
+        },
+        &trusted(),
+    );
+    assert_eq!(
+        headers["forwarded"],
+        "for=\"[2001:db8::2]\";host=\"a\\\"b\\\\c\";proto=https"
+    );
+    assert_eq!(headers["x-forwarded-for"], "2001:db8::2");
+}
+
+#[test]
+fn the_client_is_the_right_most_hop_that_is_not_trusted() {
+    type Lines<'a> = &'a [(&'static str, &'a str)];
+    let cases: &[(&str, Lines<'_>, &str)] = &[
+        ("192.0.2.7", &[("x-forwarded-for", "1.2.3.4")], "192.0.2.7"),
+        ("10.0.0.1", &[], "10.0.0.1"),
+        ("10.0.0.1", &[("x-forwarded-for", "1.2.3.4")], "1.2.3.4"),
+        (
+            "10.0.0.1",
+            &[("x-forwarded-for", "6.6.6.6, 1.2.3.4, 10.0.0.2")],
+            "1.2.3.4",
+        ),
+        (
+            "10.0.0.1",
+            &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "1.2.3.4:5678")],
+            "1.2.3.4",
+        ),
+        ("10.0.0.1", &[("x-forwarded-for", "10.0.0.3, 10.0.0.2")], "10.0.0.3"),
+        (
+            "10.0.0.1",
+            &[("x-forwarded-for", "6.6.6.6, unknown, 10.0.0.2")],
+            "10.0.0.2",
+        ),
+        ("10.0.0.1", &[("x-forwarded-for", "6.6.6.6, junk")], "10.0.0.1"),
+        (
+            "fd00::1",
+            &[("x-forwarded-for", "[2001:db8::1]:80, fd00::2")],
+            "2001:db8::1",
+        ),
+        ("::ffff:10.0.0.1", &[("x-forwarded-for", "::ffff:1.2.3.4")], "1.2.3.4"),
+        (
+            "10.0.0.1",
+            &[("forwarded", "for=6.6.6.6, for=\"[2001:db8::1]\";by=x")],
+            "2001:db8::1",
+        ),
+        (
+            "10.0.0.1",
+            &[("forwarded", "for=6.6.6.6, host=\"a,for=7.7.7.7\";for=1.2.3.4")],
+            "1.2.3.4",
+        ),
+        ("10.0.0.1", &[("forwarded", "for=6.6.6.6, proto=http")], "10.0.0.1"),
+        (
+            "10.0.0.1",
+            &[("forwarded", "for=1.1.1.1"), ("x-forwarded-for", "2.2.2.2")],
+            "2.2.2.2",
+        ),
+        ("10.0.0.1", &[("x-forwarded-for", " , ")], "10.0.0.1"),
+    ];
+    for (peer, given, expected) in cases {
+        assert_eq!(
+            client_address(&map(given), ip(peer), &trusted()),
+            ip(expected),
+            "{peer} {given:?}"
+        );
+    }
+}
+
+#[test]
+fn a_sane_request_id_is_kept_and_any_other_replaced_by_a_uuid_v7() {
+    let longest = "a".repeat(128);
+    for sane in ["1", "01JD-x_y.z:a/b+c=@~", longest.as_str()] {
+        assert_eq!(request_id(&map(&[("x-request-id", sane)]), 0), sane);
+    }
+    let too_long = "a".repeat(129);
+    for odd in ["", "a b", "a\tb", "a;b", "<script>", "\"", too_long.as_str()] {
+        let id = request_id(&map(&[("x-request-id", odd)]), 1_700_000_000_000);
+        let id = uuid::Uuid::parse_str(id.to_str().unwrap()).unwrap();
+        assert_eq!(id.get_version_num(), 7, "{odd:?}");
+        assert_eq!(id.get_timestamp().unwrap().to_unix().0, 1_700_000_000);
+    }
+    let twice = map(&[("x-request-id", "a"), ("x-request-id", "a")]);
+    assert_ne!(request_id(&twice, 0), "a");
+    assert_ne!(request_id(&HeaderMap::new(), 0), request_id(&HeaderMap::new(), 0));
+}
