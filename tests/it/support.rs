@@ -1,3 +1,3 @@
 //! What tests need around them.
 
-pub mod redis;
+pub(crate) mod redis;

@@ -18,19 +18,19 @@ use tokio::task::JoinSet;
 use super::{LONG, key, record, token, version};
 
 /// A store under test, and its time.
-pub struct Subject {
-    pub store: Arc<dyn SessionStore>,
+pub(crate) struct Subject {
+    pub(crate) store: Arc<dyn SessionStore>,
     /// What the store was given as its clock.
-    pub clock: ManualClock,
+    pub(crate) clock: ManualClock,
     /// The store measures times to live by a clock of its own.
-    pub real_time: bool,
+    pub(crate) real_time: bool,
     /// What must live as long as the store.
-    pub keep: Box<dyn Any + Send + Sync>,
+    pub(crate) keep: Box<dyn Any + Send + Sync>,
 }
 
 impl Subject {
     /// A clock for a subject.
-    pub fn clock() -> ManualClock {
+    pub(crate) fn clock() -> ManualClock {
         ManualClock::at(Timestamp::from_millis(1_700_000_000_000))
     }
 
@@ -90,7 +90,7 @@ cases![
 ];
 
 /// Runs every case with a store of its own, and names those that fail.
-pub async fn keeps_the_contract<F: Future<Output = Subject>>(fresh: impl Fn() -> F) {
+pub(crate) async fn keeps_the_contract<F: Future<Output = Subject>>(fresh: impl Fn() -> F) {
     let mut running = JoinSet::new();
     let mut names = std::collections::HashMap::new();
     for (name, case) in CASES {

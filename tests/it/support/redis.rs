@@ -11,7 +11,7 @@ use tempfile::TempDir;
 const START_WITHIN: Duration = Duration::from_secs(10);
 
 /// A `redis-server` on a free port of this machine.
-pub struct RedisServer {
+pub(crate) struct RedisServer {
     port: u16,
     arguments: Vec<String>,
     directory: TempDir,
@@ -20,12 +20,12 @@ pub struct RedisServer {
 
 impl RedisServer {
     /// Starts a server and waits until it accepts connections.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
     /// The same, with further arguments for `redis-server`.
-    pub fn start_with(arguments: &[&str]) -> Self {
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
         // A port that was free may be taken by the time the server wants it: another one is tried then.
         for _ in 0..20 {
             let mut server = Self::prepare(arguments);
@@ -37,7 +37,7 @@ impl RedisServer {
     }
 
     /// A server that is not running yet, see [`RedisServer::restart`].
-    pub fn prepare(arguments: &[&str]) -> Self {
+    pub(crate) fn prepare(arguments: &[&str]) -> Self {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
         Self {
             port: free.expect("a free port").port(),
@@ -48,27 +48,27 @@ impl RedisServer {
     }
 
     /// Where it listens.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// How a client gets there.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
     /// Freezes it: it keeps its connections and answers nothing.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.signal("STOP");
     }
 
     /// Thaws it.
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.signal("CONT");
     }
 
     /// Kills it: its connections break, and new ones are refused.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             // It may have ended by itself.
             let _ = process.kill();
@@ -77,18 +77,18 @@ impl RedisServer {
     }
 
     /// Starts it (again), empty, on the same port, and waits until it accepts connections.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.kill();
         assert!(self.try_start(), "redis-server does not start on port {}", self.port);
     }
 
     /// The answer to a command, asked on a connection of its own.
-    pub fn command(&self, words: &[&str]) -> Value {
+    pub(crate) fn command(&self, words: &[&str]) -> Value {
         self.raw(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
     }
 
     /// The same, for arguments that are no text.
-    pub fn raw(&self, words: &[&[u8]]) -> Value {
+    pub(crate) fn raw(&self, words: &[&[u8]]) -> Value {
         let client = redis::Client::open(self.url()).expect("the URL of the server");
         let mut connection = client
             .get_connection_with_timeout(Duration::from_secs(5))
@@ -103,22 +103,22 @@ impl RedisServer {
     }
 
     /// The answer to a command, as text.
-    pub fn text(&self, words: &[&str]) -> String {
+    pub(crate) fn text(&self, words: &[&str]) -> String {
         redis::from_redis_value(self.command(words)).expect("text")
     }
 
     /// The answer to a command, as a number.
-    pub fn number(&self, words: &[&str]) -> i64 {
+    pub(crate) fn number(&self, words: &[&str]) -> i64 {
         redis::from_redis_value(self.command(words)).expect("a number")
     }
 
     /// The names of all keys.
-    pub fn keys(&self) -> Vec<String> {
+    pub(crate) fn keys(&self) -> Vec<String> {
         redis::from_redis_value(self.command(&["KEYS", "*"])).expect("names")
     }
 
     /// How often a command was carried out, those inside scripts included.
-    pub fn calls(&self, command: &str) -> u64 {
+    pub(crate) fn calls(&self, command: &str) -> u64 {
         let line = format!("cmdstat_{command}:calls=");
         let statistics = self.text(&["INFO", "commandstats"]);
         let count = statistics.lines().find_map(|text| text.strip_prefix(line.as_str()));
