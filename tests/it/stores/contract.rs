@@ -25,7 +25,7 @@ pub(crate) struct Subject {
     /// The store measures times to live by a clock of its own.
     pub(crate) real_time: bool,
     /// What must live as long as the store.
-    pub(crate) keep: Box<dyn Any + Send + Sync>,
+    pub(crate) _keep: Box<dyn Any + Send + Sync>,
 }
 
 impl Subject {

@@ -24,7 +24,7 @@ async fn memory_keeps_the_contract() {
             store: Arc::new(store),
             clock,
             real_time: false,
-            keep: Box::new(()),
+            _keep: Box::new(()),
         }
     })
     .await;

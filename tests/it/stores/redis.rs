@@ -62,7 +62,7 @@ async fn redis_keeps_the_contract_and_leaves_nothing_without_an_expiry() {
             store,
             clock,
             real_time: true,
-            keep: Box::new(()),
+            _keep: Box::new(()),
         }
     })
     .await;

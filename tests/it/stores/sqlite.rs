@@ -79,7 +79,7 @@ async fn sqlite_keeps_the_contract() {
             store,
             clock: place.clock.clone(),
             real_time: false,
-            keep: Box::new(place),
+            _keep: Box::new(place),
         }
     })
     .await;
