@@ -79,8 +79,9 @@ impl SqliteStore {
         let path = path.as_ref();
         let lock = lock(path).await?;
         make_private(path)?;
-        // Shorter than the deadline, so that a lock that is not to be had is told from an answer that was lost.
-        let patience = timeout / 2;
+        // Well within the deadline, even for one who waits for two transactions: that the file is locked (by somebody's
+        // shell) is then told from an answer that was lost.
+        let patience = timeout / 4;
         let connection = table::open(path, patience).await?;
         let reader = table::open_reader(path, patience).await?;
         let capacity = CACHE_BYTES / Shards::<Shard>::COUNT;

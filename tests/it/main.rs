@@ -1,1 +1,4 @@
 //! The behaviour of the bridge, seen from outside.
+
+mod stores;
+mod support;

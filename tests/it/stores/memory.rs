@@ -1,0 +1,94 @@
+//! What is particular to the store in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use session_bridge::session::clock::ManualClock;
+use session_bridge::session::store::{BARREN_MEMORY, Created, LeaseEnd, LeaseState, SessionStore};
+use session_bridge::store::memory::MemoryStore;
+
+use super::contract::{Subject, keeps_the_contract};
+use super::{LONG, eventually, key, record, token, version};
+
+fn store() -> (MemoryStore, ManualClock) {
+    let clock = Subject::clock();
+    (MemoryStore::new(Arc::new(clock.clone())), clock)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_keeps_the_contract() {
+    keeps_the_contract(|| async {
+        let (store, clock) = store();
+        Subject {
+            store: Arc::new(store),
+            clock,
+            real_time: false,
+            _keep: Box::new(()),
+        }
+    })
+    .await;
+}
+
+#[test]
+fn no_call_waits_and_no_runtime_is_needed() {
+    let (store, _) = store();
+    let created = store.create(&key(1), record(1, "x", LONG), None).now_or_never();
+    assert_eq!(created, Some(Ok(Created::Won)));
+    assert!(
+        store
+            .load(&key(1))
+            .now_or_never()
+            .expect("ready at once")
+            .unwrap()
+            .is_some()
+    );
+}
+
+#[tokio::test]
+async fn the_count_of_barren_leaders_is_forgotten_after_its_time() {
+    let (store, clock) = store();
+    store.acquire_lease(&key(1), token(1), LONG).await.unwrap();
+    store.release_lease(&key(1), token(1), LeaseEnd::Barren).await.unwrap();
+    clock.advance(BARREN_MEMORY - Duration::from_millis(1));
+    assert_eq!(store.observe(&key(1)).await.unwrap().1.barren, 1);
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(store.observe(&key(1)).await.unwrap().1, LeaseState::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_expired_is_swept_and_the_rest_stays() {
+    let (store, clock) = store();
+    for n in 0..1000 {
+        store
+            .create(&key(n), record(1, "old", Duration::from_secs(1)), None)
+            .await
+            .unwrap();
+    }
+    for n in 1000..1010 {
+        store.create(&key(n), record(1, "kept", LONG), None).await.unwrap();
+        store.touch(&key(n - 1000), version(1), LONG).await.unwrap();
+    }
+    for n in 2000..2100 {
+        store
+            .acquire_lease(&key(n), token(1), Duration::from_secs(1))
+            .await
+            .unwrap();
+    }
+    store.load(&key(3000)).await.unwrap();
+    assert_eq!(store.len(), 1110);
+    clock.advance(Duration::from_secs(1));
+    eventually("twenty records are left", || async { store.len() == 20 }).await;
+    assert!(store.load(&key(5)).await.unwrap().is_some());
+    assert!(store.load(&key(1005)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_was_removed_takes_no_room() {
+    let (store, _) = store();
+    store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
+    store.acquire_lease(&key(2), token(1), LONG).await.unwrap();
+    store.remove(&key(1), version(1)).await.unwrap();
+    store.release_lease(&key(2), token(1), LeaseEnd::Plain).await.unwrap();
+    assert!(store.is_empty());
+}

@@ -1,0 +1,444 @@
+//! What is particular to the store in Redis.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use redis::Value;
+use session_bridge::session::clock::{Clock, ManualClock, Timestamp};
+use session_bridge::session::store::{
+    Acquired, BARREN_MEMORY, Created, LeaseEnd, LeaseState, Replaced, SessionStore, StoreError,
+};
+use session_bridge::store::redis::{RedisOptions, RedisStore};
+
+use super::contract::{Subject, keeps_the_contract};
+use super::{LONG, eventually, key, record, token, version};
+use crate::support::redis::RedisServer;
+
+/// Generous: what is late here is late because the machine is busy.
+const PATIENT: Duration = Duration::from_secs(20);
+
+/// What a call may take longer than its deadline on a busy machine.
+const SLACK: Duration = Duration::from_millis(300);
+
+fn connect_as(url: &str, timeout: Duration, prefix: &str, clock: &ManualClock) -> RedisStore {
+    let options = RedisOptions {
+        url: url.to_owned(),
+        timeout,
+        key_prefix: prefix.to_owned(),
+    };
+    RedisStore::connect(options, Arc::new(clock.clone())).unwrap()
+}
+
+/// A store with this deadline that has found its server.
+async fn connect(server: &RedisServer, timeout: Duration) -> RedisStore {
+    let store = connect_as(&server.url(), timeout, "session-bridge:", &Subject::clock());
+    eventually("a connection", || async { store.ping().await.is_ok() }).await;
+    store
+}
+
+fn record_key(n: u32) -> String {
+    format!("session-bridge:{{{}}}", key(n))
+}
+
+fn assert_every_key_expires(server: &RedisServer) {
+    for name in server.keys() {
+        let left = server.number(&["PTTL", &name]);
+        // -2: it has expired since it was listed.
+        assert!(left > 0 || left == -2, "{name} has {left} ms to live");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_keeps_the_contract_and_leaves_nothing_without_an_expiry() {
+    let server = RedisServer::start();
+    let number = AtomicU32::new(0);
+    keeps_the_contract(|| async {
+        let clock = Subject::clock();
+        let prefix = format!("case-{}:", number.fetch_add(1, Ordering::Relaxed));
+        let store = Arc::new(connect_as(&server.url(), PATIENT, &prefix, &clock));
+        Subject {
+            store,
+            clock,
+            real_time: true,
+            _keep: Box::new(()),
+        }
+    })
+    .await;
+    assert!(server.keys().len() > 50);
+    assert_every_key_expires(&server);
+}
+
+#[tokio::test]
+async fn what_lies_in_redis_is_as_documented() {
+    let server = RedisServer::start();
+    let store = connect(&server, PATIENT).await;
+    store.acquire_lease(&key(1), token(0x0102), LONG).await.unwrap();
+    store
+        .release_lease(&key(1), token(0x0102), LeaseEnd::Barren)
+        .await
+        .unwrap();
+    store.acquire_lease(&key(1), token(0x0102), LONG * 2).await.unwrap();
+    store
+        .create(&key(1), record(258, "payload", LONG), Some(token(0x0102)))
+        .await
+        .unwrap();
+    let name = record_key(1);
+    let mut names = server.keys();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "session-bridge:ping",
+            &name,
+            &format!("{name}:barren"),
+            &format!("{name}:lease")
+        ]
+    );
+
+    let mut value = vec![1, 0, 0, 0, 0, 0, 0, 1, 2];
+    value.extend(version(258).nonce.to_be_bytes());
+    value.extend(Subject::clock().now().saturating_add(LONG).as_millis().to_be_bytes());
+    value.extend(b"payload");
+    assert_eq!(server.command(&["GET", &name]), Value::BulkString(value));
+    let holder = 0x0102_u128.to_be_bytes().to_vec();
+    assert_eq!(
+        server.command(&["GET", &format!("{name}:lease")]),
+        Value::BulkString(holder)
+    );
+    assert_eq!(server.number(&["GET", &format!("{name}:barren")]), 1);
+
+    let lives = |suffix: &str| u128::try_from(server.number(&["PTTL", &format!("{name}{suffix}")])).unwrap();
+    let about = |ttl: Duration| ttl.as_millis() - 20_000..=ttl.as_millis();
+    assert!(about(LONG).contains(&lives("")));
+    assert!(about(LONG * 2).contains(&lives(":lease")));
+    assert!(about(BARREN_MEMORY).contains(&lives(":barren")));
+    store.touch(&key(1), version(258), LONG * 3).await.unwrap();
+    assert!(about(LONG * 3).contains(&lives("")));
+    assert_every_key_expires(&server);
+}
+
+#[tokio::test]
+async fn a_load_is_one_get_and_a_touch_rewrites_nothing() {
+    let server = RedisServer::start();
+    let store = connect(&server, PATIENT).await;
+    store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
+    let before = (server.calls("get"), server.calls("evalsha"), server.calls("set"));
+    for _ in 0..10 {
+        store.load(&key(1)).await.unwrap();
+    }
+    store.touch(&key(1), version(1), LONG).await.unwrap();
+    let after = (server.calls("get"), server.calls("evalsha"), server.calls("set"));
+    // The first call of a script is by its hash, and then in full.
+    assert_eq!((after.0 - before.0, after.1 - before.1, after.2 - before.2), (10, 1, 0));
+    assert_eq!(server.calls("setrange"), 1);
+}
+
+#[tokio::test]
+async fn all_calls_share_one_connection() {
+    let server = RedisServer::start();
+    let store = connect(&server, PATIENT).await;
+    let loads = (0..500).map(|n| {
+        let store = &store;
+        async move { store.load(&key(n)).await }
+    });
+    assert!(join_all(loads).await.iter().all(|outcome| *outcome == Ok(None)));
+    let clients = server.text(&["CLIENT", "LIST"]);
+    assert_eq!(
+        clients.lines().count(),
+        2,
+        "the store's and the one that asks: {clients}"
+    );
+}
+
+#[tokio::test]
+async fn a_redis_that_is_not_there_yet_is_found_when_it_comes() {
+    let mut server = RedisServer::prepare(&[]);
+    let store = connect_as(&server.url(), Duration::from_millis(250), "p:", &Subject::clock());
+    let started = Instant::now();
+    assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.load(&key(1)).await, Err(StoreError::Unavailable(_))));
+    assert!(
+        started.elapsed() < Duration::from_millis(250) + SLACK,
+        "an outage that lasts is told at once"
+    );
+    server.restart();
+    let started = Instant::now();
+    eventually("an answer", || async { store.load(&key(1)).await == Ok(None) }).await;
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_redis_that_died_is_in_use_again_within_a_second_of_its_return() {
+    let mut server = RedisServer::start();
+    let store = connect(&server, Duration::from_millis(250)).await;
+    store
+        .create(&key(1), record(1, "lost with it", LONG), None)
+        .await
+        .unwrap();
+    server.kill();
+    eventually("the outage to be noticed", || async {
+        store.load(&key(1)).await.is_err()
+    })
+    .await;
+    let failures = [
+        store.load(&key(1)).await.map(drop),
+        store.create(&key(2), record(1, "x", LONG), None).await.map(drop),
+        store.acquire_lease(&key(2), token(1), LONG).await.map(drop),
+        store.ping().await,
+    ];
+    for failure in failures {
+        assert!(matches!(failure, Err(StoreError::Unavailable(_))), "{failure:?}");
+    }
+    // Long enough for the pauses between attempts to have grown to their longest.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = Instant::now();
+    assert!(store.load(&key(1)).await.is_err());
+    assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+    server.restart();
+    let back = Instant::now();
+    eventually("a write", || async {
+        store.create(&key(1), record(1, "new", LONG), None).await.is_ok()
+    })
+    .await;
+    assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
+}
+
+#[tokio::test]
+async fn calls_to_a_frozen_redis_end_by_the_deadline() {
+    let timeout = Duration::from_millis(250);
+    let server = RedisServer::start();
+    let store = connect(&server, timeout).await;
+    store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
+    server.stop();
+    let known = key(1);
+    let new = key(2);
+    let calls = async {
+        tokio::join!(
+            store.load(&known),
+            store.observe(&known),
+            store.create(&new, record(1, "x", LONG), None),
+            store.release_lease(&known, token(1), LeaseEnd::Plain),
+        )
+    };
+    let asked = Instant::now();
+    let (load, observe, create, release) = calls.await;
+    assert!(asked.elapsed() < timeout + SLACK, "{:?}", asked.elapsed());
+    assert_eq!(load, Err(StoreError::Timeout));
+    assert_eq!(observe, Err(StoreError::Timeout));
+    assert!(matches!(create, Err(StoreError::Ambiguous(_))), "{create:?}");
+    assert!(matches!(release, Err(StoreError::Ambiguous(_))), "{release:?}");
+    // The connection is found to be dead; from then on it is certain that nothing was done.
+    eventually("the connection to be given up", || async {
+        matches!(
+            store.create(&key(3), record(1, "x", LONG), None).await,
+            Err(StoreError::Unavailable(_))
+        )
+    })
+    .await;
+    for _ in 0..5 {
+        let asked = Instant::now();
+        assert!(store.load(&key(1)).await.is_err());
+        assert!(asked.elapsed() < timeout + SLACK, "{:?}", asked.elapsed());
+    }
+    server.resume();
+    let back = Instant::now();
+    eventually("an answer", || async { store.load(&key(1)).await.is_ok() }).await;
+    assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
+}
+
+#[tokio::test]
+async fn a_short_pause_of_redis_costs_no_connection() {
+    let server = RedisServer::start();
+    let store = connect(&server, Duration::from_millis(400)).await;
+    let connections = || -> Vec<String> {
+        let clients = server.text(&["CLIENT", "LIST"]);
+        let others = clients.lines().filter(|line| !line.contains("cmd=client|list"));
+        others
+            .filter_map(|line| line.split(' ').next().map(str::to_owned))
+            .collect()
+    };
+    let before = connections();
+    assert_eq!(before.len(), 1, "{before:?}");
+    let writes = server.calls("set");
+    server.stop();
+    assert_eq!(store.load(&key(1)).await, Err(StoreError::Timeout));
+    server.resume();
+    assert_eq!(store.load(&key(1)).await, Ok(None));
+    eventually("the trial of the connection", || async { server.calls("set") > writes }).await;
+    assert_eq!(connections(), before);
+}
+
+#[tokio::test]
+async fn a_read_outlives_the_loss_of_its_connection() {
+    let server = RedisServer::start();
+    let store = connect(&server, Duration::from_secs(5)).await;
+    store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
+    for _ in 0..20 {
+        server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        assert!(store.load(&key(1)).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn scripts_that_redis_forgot_are_taught_again() {
+    let server = RedisServer::start();
+    let store = connect(&server, PATIENT).await;
+    for seq in 1..4 {
+        server.command(&["SCRIPT", "FLUSH"]);
+        assert_eq!(
+            store.create(&key(1), record(seq, "x", LONG), None).await,
+            Ok(Created::Won)
+        );
+        assert_eq!(store.acquire_lease(&key(1), token(1), LONG).await, Ok(Acquired::Won));
+        store.remove(&key(1), version(seq)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_by_redis_means_that_nothing_happened() {
+    let server = RedisServer::start();
+    let store = connect(&server, PATIENT).await;
+    store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
+    store.acquire_lease(&key(1), token(1), LONG).await.unwrap();
+    let unavailable = |outcome: Result<(), StoreError>| {
+        assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+    };
+
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    unavailable(store.create(&key(2), record(1, "x", LONG), None).await.map(drop));
+    unavailable(
+        store
+            .replace(&key(1), version(1), record(2, "x", LONG), None)
+            .await
+            .map(drop),
+    );
+    unavailable(store.release_lease(&key(1), token(1), LeaseEnd::Barren).await);
+    unavailable(store.ping().await);
+    assert_eq!(
+        store.load(&key(1)).await.unwrap().expect("a record").version,
+        version(1)
+    );
+    assert_eq!(
+        store.observe(&key(1)).await.unwrap().1,
+        LeaseState { held: true, barren: 0 }
+    );
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(store.ping().await, Ok(()));
+
+    // A server that was demoted answers reads, and refuses writes until it is promoted again.
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    for _ in 0..3 {
+        unavailable(store.create(&key(2), record(1, "x", LONG), None).await.map(drop));
+        assert!(store.load(&key(1)).await.unwrap().is_some());
+    }
+    unavailable(store.ping().await);
+    server.command(&["REPLICAOF", "NO", "ONE"]);
+    assert_eq!(
+        store.create(&key(2), record(1, "x", LONG), None).await,
+        Ok(Created::Won)
+    );
+}
+
+#[tokio::test]
+async fn a_value_that_is_no_record_is_corrupt_until_a_create_takes_its_place() {
+    let server = RedisServer::start();
+    let store = connect(&server, PATIENT).await;
+    let bad: [&[&[u8]]; 4] = [
+        &[b"SET", b"", b"", b"PX", b"100000"],
+        &[b"SET", b"", b"\x01too short", b"PX", b"100000"],
+        &[b"SET", b"", b"\x02a record of a format to come", b"PX", b"100000"],
+        &[b"RPUSH", b"", b"a list"],
+    ];
+    for (n, words) in (1..).zip(bad) {
+        let name = record_key(n);
+        let mut words = words.to_vec();
+        words[1] = name.as_bytes();
+        server.raw(&words);
+        let outcomes = [
+            store.load(&key(n)).await.map(drop),
+            store
+                .replace(&key(n), version(1), record(2, "x", LONG), None)
+                .await
+                .map(drop),
+            store.remove(&key(n), version(1)).await.map(drop),
+        ];
+        for outcome in outcomes {
+            assert!(matches!(outcome, Err(StoreError::Corrupt(_))), "{n}: {outcome:?}");
+        }
+        assert_eq!(
+            store.create(&key(n), record(1, "new", LONG), Some(token(1))).await,
+            Ok(Created::Fenced)
+        );
+        assert!(store.load(&key(n)).await.is_err());
+        assert_eq!(
+            store.create(&key(n), record(1, "new", LONG), None).await,
+            Ok(Created::Won)
+        );
+        assert_eq!(store.load(&key(n)).await.unwrap().expect("a record").payload.0, "new");
+    }
+    assert_every_key_expires(&server);
+}
+
+#[tokio::test]
+async fn user_password_and_database_of_the_url_are_used_and_never_shown() {
+    let server = RedisServer::start();
+    let acl = [
+        "ACL",
+        "SETUSER",
+        "bridge",
+        "on",
+        ">hunter2",
+        "~session-bridge:*",
+        "+@all",
+    ];
+    server.command(&acl);
+    let url =
+        |password: &str, database: u8| format!("redis://bridge:{password}@127.0.0.1:{}/{database}", server.port());
+    let prefix = "session-bridge:";
+    let clock = Subject::clock();
+    let store = connect_as(&url("hunter2", 3), PATIENT, prefix, &clock);
+    eventually("a connection", || async { store.ping().await.is_ok() }).await;
+    store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
+    assert!(server.text(&["INFO", "keyspace"]).contains("db3:keys=2"));
+
+    let wrong = connect_as(&url("wrong-hunter", 3), Duration::from_millis(250), prefix, &clock);
+    eventually("the refusal", || async {
+        format!("{:?}", wrong.load(&key(1)).await).contains("authentication failed")
+    })
+    .await;
+    let error = wrong.load(&key(1)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)));
+    assert!(!format!("{error} {error:?}").contains("hunter"), "{error}");
+
+    let options = |url: &str| RedisOptions {
+        url: url.to_owned(),
+        timeout: PATIENT,
+        key_prefix: prefix.to_owned(),
+    };
+    assert!(!format!("{:?}", options(&url("hunter2", 0))).contains("hunter"));
+    for bad in [
+        "redis://u:hunter2@[/0",
+        "http://u:hunter2@h/0",
+        "rediss://u:hunter2@h/0",
+        "redis://u:hunter2@h:6379/x",
+    ] {
+        let error = RedisStore::connect(options(bad), Arc::new(clock.clone()))
+            .err()
+            .expect(bad);
+        assert!(!format!("{error} {error:?}").contains("hunter"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_redis_holds_is_alive_whatever_the_clock_of_the_replica_says() {
+    let server = RedisServer::start();
+    let clock = ManualClock::at(Timestamp::from_millis(1000));
+    let store = connect_as(&server.url(), PATIENT, "session-bridge:", &clock);
+    store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
+    clock.advance(LONG * 2);
+    assert!(store.load(&key(1)).await.unwrap().is_some());
+    let outcome = store.replace(&key(1), version(1), record(2, "y", LONG), None).await;
+    assert_eq!(outcome, Ok(Replaced::Done));
+}
