@@ -1,0 +1,157 @@
+//! `session-bridge demo`: a stateful shop, a bridge before it, and an app without cookies that fills a basket.
+//!
+//! The command starts the [`shop`], puts a bridge before it and calls [`run`], which shows everything else.
+
+mod shop;
+mod wire;
+
+use std::future::Future;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use http::Method;
+use http::header::CONTENT_TYPE;
+use uuid::Uuid;
+
+pub use shop::{Shop, shop};
+pub use wire::Exchange;
+
+/// How long the demo's app waits for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A request of the demo's app.
+struct Step {
+    says: &'static str,
+    method: Method,
+    path: &'static str,
+    body: &'static str,
+}
+
+/// A basket that is filled and then read: without a session each answer would know of one thing at most.
+const STEPS: [Step; 3] = [
+    Step {
+        says: "Put tea into the basket.",
+        method: Method::POST,
+        path: "/basket",
+        body: r#"{"sku":"tea"}"#,
+    },
+    Step {
+        says: "Put a cup into it, too.",
+        method: Method::POST,
+        path: "/basket",
+        body: r#"{"sku":"cup"}"#,
+    },
+    Step {
+        says: "Both are still there.",
+        method: Method::GET,
+        path: "/basket",
+        body: "",
+    },
+];
+
+/// Plays the app of a demo: sends three requests of one installation to the bridge at `bridge`, each written to
+/// `out` as a `curl` line together with what went over the wire, and then shows what passes the shop until `stop`
+/// is done.
+///
+/// # Errors
+/// When `out` cannot be written to, or when the bridge does not answer.
+pub async fn run(
+    mut shop: Shop,
+    bridge: SocketAddr,
+    stop: impl Future<Output = ()> + Send,
+    out: &mut (impl Write + Send),
+) -> io::Result<()> {
+    let mut stop = pin!(stop);
+    tokio::select! {
+        () = &mut stop => return Ok(()),
+        shown = show_steps(&mut shop, bridge, out) => shown?,
+    }
+    loop {
+        tokio::select! {
+            () = &mut stop => return Ok(()),
+            exchange = shop.exchange() => match exchange {
+                Some(exchange) => writeln!(out, "{exchange}")?,
+                None => return Err(io::Error::other("the demo shop has ended")),
+            },
+        }
+    }
+}
+
+async fn show_steps(shop: &mut Shop, bridge: SocketAddr, out: &mut (impl Write + Send)) -> io::Result<()> {
+    let install_id = Uuid::new_v4().to_string();
+    writeln!(
+        out,
+        "A shop that keeps its baskets in cookie sessions: http://{}",
+        shop.address()
+    )?;
+    writeln!(out, "session-bridge before it:                         http://{bridge}")?;
+    writeln!(out, "\nAn app that knows no cookies, only its Install ID:")?;
+    let app = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(ANSWER_TIMEOUT)
+        .build()
+        .map_err(io::Error::other)?;
+    for (number, step) in STEPS.iter().enumerate() {
+        writeln!(out, "\n{}. {}", number + 1, step.says)?;
+        writeln!(out, "{}", step.curl(bridge, &install_id))?;
+        let response = step.send(&app, bridge, &install_id).await.map_err(io::Error::other)?;
+        let answer = wire::answer_to_app(response.status(), response.headers());
+        let body = response.text().await.map_err(io::Error::other)?;
+        writeln!(
+            out,
+            "{}",
+            wire::request_of_app(step.method.as_str(), step.path, &install_id)
+        )?;
+        for exchange in shop.exchanges() {
+            writeln!(out, "{exchange}")?;
+        }
+        writeln!(out, "{answer}")?;
+        writeln!(out, "{}", body.trim_end())?;
+    }
+    writeln!(
+        out,
+        "\nThese lines work in another terminal as well, and so do POST /login {{\"name\":\"Ada\"}} and POST /logout;"
+    )?;
+    writeln!(
+        out,
+        "what passes between the bridge and the shop is shown here. Ctrl-C ends the demo.\n"
+    )?;
+    out.flush()
+}
+
+impl Step {
+    fn url(&self, bridge: SocketAddr) -> String {
+        format!("http://{bridge}{}", self.path)
+    }
+
+    /// The same request for a person's terminal.
+    fn curl(&self, bridge: SocketAddr, install_id: &str) -> String {
+        let body = if self.body.is_empty() {
+            String::new()
+        } else {
+            format!(" --json '{}'", self.body)
+        };
+        format!("$ curl -H 'X-Install-Id: {install_id}'{body} {}", self.url(bridge))
+    }
+
+    async fn send(
+        &self,
+        app: &reqwest::Client,
+        bridge: SocketAddr,
+        install_id: &str,
+    ) -> reqwest::Result<reqwest::Response> {
+        let mut request = app
+            .request(self.method.clone(), self.url(bridge))
+            .header(wire::INSTALL_ID, install_id);
+        if !self.body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json").body(self.body);
+        }
+        request.send().await
+    }
+}
+
+#[cfg(test)]
+mod tests;
