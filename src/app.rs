@@ -1,1 +1,296 @@
-//! app.
+//! The composition root: builds the parts from the configuration, binds the listeners, runs until told to stop.
+//!
+//! The only place that knows both the configuration and the parts; each part declares its own options, and this
+//! translates.
+
+mod admin;
+mod parts;
+mod probes;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, State};
+use axum::routing::get;
+use http::{Request, Response};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::bridge::Bridge;
+use crate::bridge::pending::Pending;
+use crate::bridge::sessions::Sessions;
+use crate::config::Config;
+use crate::lifecycle::{Drain, Ended, Shutdown, Trigger};
+use crate::metrics::{Metrics, Source};
+use crate::ops::{self, Ops, health::Readiness};
+use crate::session::clock::{Clock, SystemClock};
+use crate::session::credential::Credential;
+use crate::session::store::SessionStore;
+use crate::wire::server::{self, ClientAddr, Edge, EdgeStats};
+use crate::wire::upstream::Upstream;
+
+pub use parts::{open_store, upstream};
+
+/// A bridge that is bound to its addresses but does not serve yet.
+pub struct App {
+    traffic: TcpListener,
+    operators: TcpListener,
+    addresses: Addresses,
+    router: Router,
+    ops: Router,
+    edge: Edge,
+    shutdown: Shutdown,
+    running: Running,
+}
+
+/// Where the bridge listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// For clients.
+    pub traffic: SocketAddr,
+    /// For operators.
+    pub ops: SocketAddr,
+}
+
+/// What works beside the requests.
+struct Running {
+    store: Arc<dyn SessionStore>,
+    pending: Arc<Pending>,
+    readiness: Arc<Readiness>,
+    probes: probes::Probes,
+    /// Work of the bridge that outlives its requests.
+    tasks: TaskTracker,
+    /// Cancelled when tunnels must end.
+    forced: CancellationToken,
+}
+
+/// Why the bridge cannot start. The text is for the operator and holds no secret.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl App {
+    /// Builds everything and binds the listeners.
+    ///
+    /// # Errors
+    /// When an address is taken, or the store cannot be opened. A Redis or a backend that does not answer is no error:
+    /// the bridge starts unready and waits for it.
+    pub async fn bind(config: &Config) -> Result<Self, StartError> {
+        let traffic = listen(config.server.listen, "server.listen").await?;
+        let operators = listen(config.ops.listen, "ops.listen").await?;
+        let addresses = Addresses {
+            traffic: local(&traffic, "server.listen")?,
+            ops: local(&operators, "ops.listen")?,
+        };
+
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let store = open_store(&config.store, Arc::clone(&clock)).await?;
+        let metrics = parts::metrics();
+        let sessions = parts::sessions(config, Arc::clone(&store), Arc::clone(&clock), Arc::clone(&metrics));
+        let pending = Pending::new(Arc::clone(&sessions), Arc::clone(&metrics));
+        let upstream = upstream(&config.upstream);
+        let (readiness, probes) = probes::build(config, Arc::clone(&store), upstream.clone());
+        let shutdown = Shutdown::new(config.server.drain_delay, config.server.drain_timeout);
+        let (tasks, forced) = (TaskTracker::new(), CancellationToken::new());
+        let edge = parts::edge(config, shutdown.drain(), clock, Arc::clone(&metrics));
+        read_sources(&metrics, &edge.stats, &upstream, &pending, &readiness);
+
+        let bridge = Bridge::new(parts::bridge(
+            config,
+            parts::Shared {
+                sessions: Arc::clone(&sessions),
+                pending: Arc::clone(&pending),
+                metrics: Arc::clone(&metrics),
+                upstream,
+                tasks: tasks.clone(),
+                forced: forced.clone(),
+            },
+        )?);
+        let ops = ops_router(config, Arc::clone(&readiness), metrics, sessions, Arc::clone(&pending));
+        Ok(Self {
+            traffic,
+            operators,
+            addresses,
+            router: traffic_router(config, bridge, Arc::clone(&readiness)),
+            ops,
+            edge,
+            shutdown,
+            running: Running {
+                store,
+                pending,
+                readiness,
+                probes,
+                tasks,
+                forced,
+            },
+        })
+    }
+
+    /// Where it listens: the real ports, also where the configuration says 0.
+    #[must_use]
+    pub const fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// What tells it to stop.
+    #[must_use]
+    pub fn trigger(&self) -> Trigger {
+        self.shutdown.trigger()
+    }
+
+    /// Serves until told to stop, and returns when everything is finished and stored.
+    pub async fn run(self) -> Ended {
+        let drain = self.shutdown.drain();
+        let stop = CancellationToken::new();
+        let Running {
+            store,
+            pending,
+            readiness,
+            probes,
+            tasks,
+            forced,
+        } = self.running;
+
+        let operators = tokio::spawn(async move { axum::serve(self.operators, self.ops).await });
+        let probing = tokio::spawn(probes.run());
+        let retrying = tokio::spawn({
+            let (pending, stop) = (Arc::clone(&pending), stop.clone());
+            async move { pending.run(stop).await }
+        });
+        watch(&drain, readiness, tasks, forced);
+        let service = TowerToHyperService::new(self.router);
+        drain.spawn(server::serve(self.traffic, self.edge, service));
+
+        let ended = self.shutdown.run().await;
+        probing.abort();
+        stop.cancel();
+        if retrying.await.is_err() {
+            tracing::error!("the background commits have failed");
+        }
+        if let Err(error) = store.close().await {
+            tracing::warn!(%error, "the store was not closed cleanly");
+        }
+        operators.abort();
+        ended
+    }
+}
+
+/// Takes the parts through the stages of the shutdown.
+fn watch(drain: &Drain, readiness: Arc<Readiness>, tasks: TaskTracker, forced: CancellationToken) {
+    let draining = drain.draining();
+    tokio::spawn(async move {
+        draining.await;
+        readiness.start_draining();
+    });
+    let closing = drain.closing();
+    let waiting = drain.clone();
+    drain.spawn(async move {
+        closing.await;
+        tasks.close();
+        tokio::select! {
+            () = tasks.wait() => {}
+            () = waiting.forced() => {}
+        }
+    });
+    let force = drain.forced();
+    tokio::spawn(async move {
+        force.await;
+        forced.cancel();
+    });
+}
+
+async fn listen(address: SocketAddr, key: &str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| StartError(format!("{key}: cannot listen on {address}: {error}")))
+}
+
+fn local(listener: &TcpListener, key: &str) -> Result<SocketAddr, StartError> {
+    listener
+        .local_addr()
+        .map_err(|error| StartError(format!("{key}: {error}")))
+}
+
+/// The traffic listener: its health path, and everything else for the bridge.
+fn traffic_router(config: &Config, bridge: Bridge, readiness: Arc<Readiness>) -> Router {
+    let mut router = Router::new();
+    if let Some(path) = &config.server.health_path {
+        let health = move || {
+            let readiness = Arc::clone(&readiness);
+            async move { readiness.response().map(Body::from) }
+        };
+        // Braces have a meaning in the router's patterns, and none in a health path.
+        let literal = path.replace('{', "{{").replace('}', "}}");
+        router = router.route(&literal, get(health).fallback(forward));
+    }
+    router.fallback(forward).with_state(bridge)
+}
+
+async fn forward(
+    State(bridge): State<Bridge>,
+    Extension(ClientAddr(peer)): Extension<ClientAddr>,
+    request: Request<Body>,
+) -> Response<Body> {
+    bridge.handle(peer, request).await
+}
+
+fn ops_router(
+    config: &Config,
+    readiness: Arc<Readiness>,
+    metrics: Arc<Metrics>,
+    sessions: Arc<Sessions>,
+    pending: Arc<Pending>,
+) -> Router {
+    ops::router(Ops {
+        readiness,
+        metrics,
+        sessions: Arc::new(admin::Admin::new(sessions, pending)),
+        format: parts::format(config.install_id.format),
+        token: config
+            .ops
+            .token
+            .as_ref()
+            .map(|token| Credential::new(token.expose().as_bytes())),
+    })
+}
+
+/// Lets the metrics read what the parts count themselves.
+fn read_sources(
+    metrics: &Metrics,
+    edge: &Arc<EdgeStats>,
+    upstream: &Upstream,
+    pending: &Arc<Pending>,
+    readiness: &Arc<Readiness>,
+) {
+    let edge = Arc::clone(edge);
+    metrics.read_from(Source::ClientConnections, move || edge.open.load(Ordering::Relaxed));
+    let stats = upstream.clone();
+    metrics.read_from(Source::UpstreamConnections, move || {
+        u64::try_from(stats.stats().open).unwrap_or(u64::MAX)
+    });
+    let stats = upstream.clone();
+    metrics.read_from(Source::UpstreamConnects, move || stats.stats().connects);
+    let stats = upstream.clone();
+    metrics.read_from(Source::UpstreamReuses, move || stats.stats().reused);
+    let stats = upstream.clone();
+    metrics.read_from(Source::UpstreamRetries, move || stats.stats().retries);
+    let pending = Arc::clone(pending);
+    metrics.read_from(Source::CommitsPending, move || {
+        u64::try_from(pending.len()).unwrap_or(u64::MAX)
+    });
+    let readiness = Arc::clone(readiness);
+    metrics.read_from(Source::Ready, move || u64::from(readiness.is_ready()));
+}

@@ -1,10 +1,394 @@
 //! The request, top to bottom.
+//!
+//! [`Bridge::handle`] is the one place that puts the stages in order; read it first. Each stage is a file of its own
+//! and knows nothing of the others:
+//!
+//! 1. [`access`], [`identify`]: who is it?
+//! 2. [`acquire`]: the session, found, waited for, or to be started.
+//! 3. [`outbound`]: the client's request becomes the backend's.
+//! 4. [`inbound`]: the backend's response loses its cookies.
+//! 5. [`commit`]: what they changed is stored, before the response goes out.
+//! 6. [`refuse`]: whatever goes wrong becomes a response, by the only such table.
+//!
+//! They share [`sessions`], the typed front of the store, and the parts that hold what is under way: [`flights`] and
+//! [`lead`] (who may start a session), [`pending`] (changes that the store could not take), [`touch`] (sliding expiry),
+//! [`seen_through`] (requests whose client has left).
 
 pub mod access;
 pub mod acquire;
+pub mod change;
 pub mod commit;
+pub mod flights;
 pub mod identify;
 pub mod inbound;
+pub mod journal;
+pub mod lead;
 pub mod outbound;
+pub mod pending;
 pub mod pointer;
 pub mod refuse;
+pub mod route;
+pub mod seen_through;
+pub mod sessions;
+pub mod touch;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use access::ApiKeys;
+use acquire::{Acquire, AcquireError, Ready};
+use change::Change;
+use commit::{Commit, Committed};
+use flights::Landing;
+use identify::{IdentifyError, IdentifyOptions, Identity};
+use inbound::InboundBody;
+use journal::{Journal, Session};
+use lead::Lead;
+use outbound::Outbound;
+use refuse::Refusal;
+use route::{Route, Routes, SessionUse};
+use seen_through::{Dispatched, SeenThrough};
+use sessions::Sessions;
+use touch::Touch;
+
+use crate::metrics::{CookieDrop, Metrics};
+use crate::session::cookie::{Cookie, Origin, Rejected, parse_set_cookie};
+use crate::session::merge::{Effect, Said};
+use crate::session::record::Snapshot;
+use crate::session::store::{Key, StoreError};
+use crate::wire::upgrade;
+use crate::wire::upstream::{Upstream, UpstreamBody, UpstreamError};
+
+/// What a bridge is made of. Only the composition root builds one.
+pub struct Parts {
+    /// The keys that callers prove themselves with.
+    pub api_keys: ApiKeys,
+    /// Where Install IDs are looked for.
+    pub identify: IdentifyOptions,
+    /// What applies to which request.
+    pub routes: Routes,
+    /// How requests are rewritten for the backend.
+    pub outbound: Outbound,
+    /// Finds sessions.
+    pub acquire: Acquire,
+    /// Stores changes.
+    pub commit: Commit,
+    /// Slides expiries.
+    pub touch: Touch,
+    /// The typed front of the store.
+    pub sessions: Arc<Sessions>,
+    /// The way to the backend.
+    pub upstream: Upstream,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Work that outlives its request.
+    pub tasks: TaskTracker,
+    /// Cancelled when tunnels must end.
+    pub forced: CancellationToken,
+    /// Whether a request without an Install ID is refused (rule I3).
+    pub reject_missing: bool,
+    /// Whether requests go on without a session while the store is down (rule F2).
+    pub stateless_on_outage: bool,
+    /// How long the body of the response that starts a session may hold those who wait (rule S1).
+    pub body_wait: Duration,
+}
+
+/// The bridge. Cheap to clone.
+#[derive(Clone)]
+pub struct Bridge {
+    parts: Arc<Parts>,
+}
+
+/// The session that a request goes with.
+struct Held {
+    key: Key,
+    snapshot: Option<Arc<Snapshot>>,
+    lead: Option<Lead>,
+}
+
+impl Bridge {
+    /// A bridge of these parts.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self { parts: Arc::new(parts) }
+    }
+
+    /// Answers one request of the client at `peer`.
+    pub async fn handle(self, peer: SocketAddr, request: Request<Body>) -> Response<Body> {
+        let tasks = self.parts.tasks.clone();
+        SeenThrough::new(tasks, move |dispatched| async move {
+            let route = self.parts.routes.find(request.method(), request.uri().path());
+            let mut journal = Journal::open(
+                &request,
+                route.name(),
+                self.parts.sessions.now(),
+                Arc::clone(&self.parts.metrics),
+            );
+            match self.answer(peer, request, route, &mut journal, dispatched).await {
+                Ok(response) => journal.close(response),
+                Err(refusal) => journal.refuse(&refusal),
+            }
+        })
+        .await
+    }
+
+    async fn answer(
+        &self,
+        peer: SocketAddr,
+        request: Request<Body>,
+        route: &Route,
+        journal: &mut Journal,
+        dispatched: Dispatched,
+    ) -> Result<Response<Body>, Refusal> {
+        let parts = &self.parts;
+        if !parts.api_keys.allow(request.headers()) {
+            return Err(Refusal::Unauthorized);
+        }
+
+        let (request, key) = self.identify(request, route).await?;
+        journal.identified(key);
+        let safe = request.method().is_safe();
+        let mut held = match key {
+            Some(key) => self.acquire(key, safe, journal).await?,
+            None => None,
+        };
+
+        let (mut head, body) = request.into_parts();
+        let client_upgrade = head.extensions.remove::<OnUpgrade>();
+        let rank = route.rank(&head);
+        let host = parts.outbound.host(&head);
+        let path = head.uri.path().to_owned();
+        let origin = Origin::new(&host, &path);
+        let cookie = held.as_ref().and_then(|held| {
+            held.snapshot
+                .as_ref()
+                .and_then(|snapshot| snapshot.record.jar().header(&origin, parts.sessions.now()))
+        });
+        let outgoing = parts.outbound.build(head, body, peer, cookie, journal.request_id());
+
+        dispatched.mark();
+        journal.dispatched();
+        let (response, cookies) = self.exchange(outgoing, route, journal).await?;
+
+        let (end, response) = self.dress(response, held.as_ref().is_some_and(|held| held.lead.is_some()));
+        if let Some(held) = held.take() {
+            let said = Said {
+                rank,
+                cookies: self.readable(&cookies, &origin, held.key),
+                at: parts.sessions.now(),
+            };
+            self.settle(held, said, end, journal).await;
+        } else {
+            parts.metrics.set_cookies_stripped(cookies.len());
+        }
+        Ok(self.connect_upgrade(response, client_upgrade))
+    }
+
+    /// Stage 1: the Install ID, where the route has one.
+    async fn identify(&self, request: Request<Body>, route: &Route) -> Result<(Request<Body>, Option<Key>), Refusal> {
+        let reject_missing = match route.session {
+            SessionUse::Off => return Ok((request, None)),
+            SessionUse::Required => self.parts.reject_missing,
+            SessionUse::Optional => false,
+        };
+        let (head, body) = request.into_parts();
+        let (identity, body) = identify::identify(&self.parts.identify, &head.headers, body).await?;
+        match identity {
+            Identity::Known(id) => Ok((Request::from_parts(head, body), Some(id.key()))),
+            Identity::Missing if reject_missing => Err(Refusal::InstallIdMissing),
+            Identity::Missing => Ok((Request::from_parts(head, body), None)),
+        }
+    }
+
+    /// Stage 2: the session, or the policy for an outage of the store.
+    async fn acquire(&self, key: Key, safe: bool, journal: &mut Journal) -> Result<Option<Held>, Refusal> {
+        match self.parts.acquire.acquire(&key, safe).await {
+            Ok(Ready { snapshot, lead, waited }) => {
+                match (&snapshot, waited) {
+                    (_, true) => journal.session(Session::Waited),
+                    (Some(snapshot), false) if lead.is_none() => {
+                        journal.session(Session::Hit);
+                        self.parts.touch.used(&key, snapshot);
+                    }
+                    _ => {}
+                }
+                Ok(Some(Held { key, snapshot, lead }))
+            }
+            Err(AcquireError::WaitTimeout) => Err(Refusal::SessionWaitTimeout {
+                retry_after: RETRY_AFTER,
+            }),
+            Err(AcquireError::Store(error)) => {
+                journal.cause(&error);
+                if let StoreError::Corrupt(_) = error {
+                    tracing::error!(install = %key, %error, "a session cannot be read; end it to start afresh");
+                }
+                if self.parts.stateless_on_outage {
+                    Ok(None)
+                } else {
+                    Err(Refusal::StoreUnavailable {
+                        retry_after: RETRY_AFTER,
+                    })
+                }
+            }
+        }
+    }
+
+    /// Stages 3 and 4: to the backend and back, and the cookies out of the response.
+    async fn exchange(
+        &self,
+        outgoing: Request<Body>,
+        route: &Route,
+        journal: &mut Journal,
+    ) -> Result<(Response<UpstreamBody>, Vec<HeaderValue>), Refusal> {
+        let result = self.parts.upstream.send(outgoing, route.response_timeout).await;
+        journal.responded();
+        let mut response = result.map_err(|error| {
+            journal.cause(&error);
+            Refusal::from(&error)
+        })?;
+        let cookies = inbound::take_cookies(response.headers_mut(), self.parts.identify.header.as_ref());
+        outbound::clean_response(&mut response);
+        Ok((response, cookies))
+    }
+
+    /// Wraps the body, and tells when a response that may start a session has ended.
+    fn dress(
+        &self,
+        response: Response<UpstreamBody>,
+        watch_end: bool,
+    ) -> (Option<oneshot::Receiver<()>>, Response<Body>) {
+        let (head, body) = response.into_parts();
+        let has_body = head.status != StatusCode::SWITCHING_PROTOCOLS && !http_body::Body::is_end_stream(&body);
+        let (end, ended) = if watch_end && has_body {
+            let (end, ended) = oneshot::channel();
+            (Some(end), Some(ended))
+        } else {
+            (None, None)
+        };
+        (ended, Response::from_parts(head, InboundBody::wrap(body, end)))
+    }
+
+    /// The cookies that can be read and are to be kept (rules J1, J3).
+    fn readable(&self, lines: &[HeaderValue], origin: &Origin<'_>, key: Key) -> Vec<Cookie> {
+        let metrics = &self.parts.metrics;
+        metrics.set_cookies_stripped(lines.len());
+        let now = self.parts.sessions.now();
+        let mut cookies = Vec::with_capacity(lines.len());
+        for line in lines {
+            let (name, reason) = match parse_set_cookie(line.as_bytes(), origin, now) {
+                Ok(cookie) if self.parts.sessions.policy.keeps(cookie.name()) => {
+                    cookies.push(cookie);
+                    continue;
+                }
+                Ok(cookie) => (cookie.name().to_vec(), CookieDrop::NotKept),
+                Err(rejected) => (
+                    rejected.name().unwrap_or_default().to_vec(),
+                    CookieDrop::from(&rejected),
+                ),
+            };
+            metrics.cookie_dropped(reason);
+            let cookie = name.escape_ascii();
+            tracing::debug!(install = %key, %cookie, reason = reason.text(), "a cookie was not kept");
+        }
+        cookies
+    }
+
+    /// Stage 5: the changes into the store; and the lead, if this request had it, is ended with its response.
+    async fn settle(&self, held: Held, said: Said, end: Option<oneshot::Receiver<()>>, journal: &mut Journal) {
+        let parts = &self.parts;
+        let Held { key, snapshot, lead } = held;
+        let settle = end.is_some().then_some(parts.body_wait);
+        let change = Change {
+            sent: snapshot,
+            said,
+            settle,
+        };
+        let Committed { snapshot, effect } = parts.commit.commit(&key, change, lead.as_ref()).await;
+        match effect {
+            Effect::None => {}
+            Effect::Created => journal.session(Session::Created),
+            Effect::Replaced => journal.session(Session::Replaced),
+            Effect::Ended => journal.session(Session::Ended),
+        }
+        let Some(lead) = lead else { return };
+        let landing = match snapshot {
+            Some(snapshot) if parts.sessions.has_session(Some(&snapshot)) => Landing::Session(snapshot),
+            snapshot => Landing::Barren(snapshot),
+        };
+        let body_wait = parts.body_wait;
+        parts.tasks.spawn(async move {
+            if let Some(end) = end {
+                // Either way it is over: the sender is only ever dropped.
+                let _ = tokio::time::timeout(body_wait, end).await;
+            }
+            lead.end(landing).await;
+        });
+    }
+
+    /// After a 101, the two connections are joined (rule H4).
+    fn connect_upgrade(&self, mut response: Response<Body>, client: Option<OnUpgrade>) -> Response<Body> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(client) = client
+            && let Some(backend) = response.extensions_mut().remove::<OnUpgrade>()
+        {
+            let stop = self.parts.forced.clone();
+            self.parts.tasks.spawn(async move {
+                if let Err(error) = upgrade::tunnel(client, backend, stop).await {
+                    tracing::debug!(%error, "an upgraded connection broke");
+                }
+            });
+        }
+        response
+    }
+}
+
+/// When a client that was refused for want of a store or of a session may try again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The name of the field that carries the request's identity.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+impl From<IdentifyError> for Refusal {
+    fn from(error: IdentifyError) -> Self {
+        match error {
+            IdentifyError::Malformed(_) | IdentifyError::Repeated | IdentifyError::NotAString => {
+                Self::InstallIdMalformed { reason: error.reason() }
+            }
+            IdentifyError::Body(_) => Self::BadRequest { reason: error.reason() },
+        }
+    }
+}
+
+impl From<&UpstreamError> for Refusal {
+    fn from(error: &UpstreamError) -> Self {
+        match error {
+            UpstreamError::Connect(_) | UpstreamError::Reset { arrived: false, .. } => Self::UpstreamUnreachable,
+            UpstreamError::Overloaded { .. } => Self::Overloaded,
+            UpstreamError::Timeout { .. } => Self::UpstreamTimeout,
+            UpstreamError::Reset { .. } | UpstreamError::BadResponse(_) => Self::UpstreamBadResponse,
+            UpstreamError::ClientBody(_) => Self::BadRequest {
+                reason: "the request body ended early",
+            },
+        }
+    }
+}
+
+impl From<&Rejected> for CookieDrop {
+    fn from(rejected: &Rejected) -> Self {
+        match rejected {
+            Rejected::ControlCharacter(_) | Rejected::Empty => Self::Unreadable,
+            Rejected::TooLarge(_) | Rejected::ForeignDomain(_) | Rejected::BrokenPrefix(_) => Self::Refused,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,10 @@
 //! The command line: what can be asked of the program, and in which words.
 
+pub mod check;
+pub mod demo;
 pub mod health;
+pub mod serve;
+pub mod sessions;
 
 use std::path::PathBuf;
 

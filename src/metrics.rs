@@ -10,7 +10,7 @@
 //! | `session_bridge_upstream_duration_seconds` | histogram | | from sending a request to the backend to its response head |
 //! | `session_bridge_refusals_total` | counter | `slug` | requests that the bridge answered itself, by the end of the problem `type` |
 //! | `session_bridge_sessions_created_total` | counter | | records stored where there was none |
-//! | `session_bridge_sessions_replaced_total` | counter | | dead sessions that a fresh one took the place of |
+//! | `session_bridge_sessions_replaced_total` | counter | | sessions whose session cookie got a new value: a log-in, a rotation |
 //! | `session_bridge_sessions_ended_total` | counter | | records removed: log-outs, and sessions ended by an operator |
 //! | `session_bridge_leases_total` | counter | `event` | the lead over starting a session, see [`LeaseEvent`] |
 //! | `session_bridge_session_wait_seconds` | histogram | | how long requests waited for another one to start their session |
@@ -162,7 +162,7 @@ impl Metrics {
             "upstream_duration_seconds": "Time of the backend" = self.upstream_duration.clone();
             "refusals": "Requests that the bridge answered itself" = self.refusals.family();
             "sessions_created": "Sessions stored anew" = self.sessions_created.clone();
-            "sessions_replaced": "Dead sessions replaced" = self.sessions_replaced.clone();
+            "sessions_replaced": "Session cookies that got a new value" = self.sessions_replaced.clone();
             "sessions_ended": "Sessions removed" = self.sessions_ended.clone();
             "leases": "The lead over starting a session" = self.leases.family();
             "session_wait_seconds": "Wait for another request's session" = self.session_wait.clone();
@@ -219,7 +219,7 @@ impl Metrics {
         self.sessions_created.inc();
     }
 
-    /// A dead session was replaced by a fresh one.
+    /// A session cookie got a new value.
     pub fn session_replaced(&self) {
         self.sessions_replaced.inc();
     }

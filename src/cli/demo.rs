@@ -1,6 +1,6 @@
 //! `session-bridge demo`: a stateful shop, a bridge before it, and an app without cookies that fills a basket.
 //!
-//! The command starts the [`shop`], puts a bridge before it and calls [`run`], which shows everything else.
+//! [`run`] starts the [`shop`], puts a bridge before it and has it [played](play).
 
 mod shop;
 mod wire;
@@ -8,15 +8,26 @@ mod wire;
 use std::future::Future;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::pin;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use http::Method;
 use http::header::CONTENT_TYPE;
 use uuid::Uuid;
 
+use super::EXIT_FAILED;
+use super::health::say;
+use crate::app::App;
+use crate::config::{Config, ConfigErrors, File, Flags, Sources};
+
 pub use shop::{Shop, shop};
 pub use wire::Exchange;
+
+/// Where the bridge of a demo listens, and where it does when that is taken.
+const LISTEN: &str = "127.0.0.1:8080";
+const LISTEN_ANYWHERE: &str = "127.0.0.1:0";
 
 /// How long the demo's app waits for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,13 +62,72 @@ const STEPS: [Step; 3] = [
     },
 ];
 
+/// Runs the demo until it is interrupted. Exit code 1 when something could not be started.
+pub async fn run() -> ExitCode {
+    match start().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format_args!("the demo cannot run: {error}"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+async fn start() -> Result<(), Box<dyn std::error::Error>> {
+    let shop = shop().await?;
+    let folder = std::env::temp_dir().join(format!("session-bridge-demo-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let played = with_bridge(shop, &folder).await;
+    std::fs::remove_dir_all(&folder)?;
+    played
+}
+
+async fn with_bridge(shop: Shop, folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let app = match App::bind(&config(&shop, folder, LISTEN)?).await {
+        Ok(app) => app,
+        // The usual port is taken: any other will do.
+        Err(_) => App::bind(&config(&shop, folder, LISTEN_ANYWHERE)?).await?,
+    };
+    let (bridge, trigger) = (app.addresses().traffic, app.trigger());
+    let running = tokio::spawn(app.run());
+    let stop = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let played = play(shop, bridge, stop, &mut io::stdout()).await;
+    trigger.fire("the demo is over");
+    running.await?;
+    Ok(played?)
+}
+
+/// What a user would write for that shop, and an embedded store that goes with the demo.
+fn config(shop: &Shop, folder: &Path, listen: &str) -> Result<Config, ConfigErrors> {
+    let environment = [
+        ("SESSION_BRIDGE_OPS__LISTEN", LISTEN_ANYWHERE),
+        ("SESSION_BRIDGE_SESSION__ID_COOKIES", shop::COOKIE_NAME),
+        ("SESSION_BRIDGE_SESSION__AUTH_PATHS", "/login,/logout"),
+        ("SESSION_BRIDGE_SERVER__DRAIN_DELAY", "0s"),
+        ("SESSION_BRIDGE_SERVER__DRAIN_TIMEOUT", "1s"),
+    ];
+    Config::load(&Sources {
+        file: File::None,
+        environment: environment.map(|(name, value)| (name.into(), value.into())).into(),
+        flags: Flags {
+            upstream: Some(format!("http://{}", shop.address()).into()),
+            listen: Some(listen.to_owned()),
+            store: Some(format!("sqlite://{}", folder.join("sessions.db").display()).into()),
+        },
+    })
+}
+
 /// Plays the app of a demo: sends three requests of one installation to the bridge at `bridge`, each written to
 /// `out` as a `curl` line together with what went over the wire, and then shows what passes the shop until `stop`
 /// is done.
 ///
 /// # Errors
 /// When `out` cannot be written to, or when the bridge does not answer.
-pub async fn run(
+pub async fn play(
     mut shop: Shop,
     bridge: SocketAddr,
     stop: impl Future<Output = ()> + Send,

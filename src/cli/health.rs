@@ -33,7 +33,7 @@ pub async fn run(arguments: HealthArgs) -> ExitCode {
     }
 }
 
-fn say(what: &impl fmt::Display) {
+pub(super) fn say(what: &impl fmt::Display) {
     // There is nobody to tell that telling failed; the exit code says enough.
     let _ = writeln!(std::io::stderr(), "{what}");
 }
@@ -46,17 +46,17 @@ fn url_to_ask(arguments: HealthArgs) -> Result<String, String> {
     if ops.listen.port() == 0 {
         return Err("ops.listen has port 0, a free one each time: say with --url where to ask".to_owned());
     }
-    Ok(readiness_url(ops.listen))
+    Ok(format!("{}/readyz", operators_url(ops.listen)))
 }
 
-/// Where a listener answers about readiness, as seen from this machine.
-fn readiness_url(mut listen: SocketAddr) -> String {
+/// Where the operators' listener is, as seen from this machine.
+pub(super) fn operators_url(mut listen: SocketAddr) -> String {
     match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
         IpAddr::V4(_) | IpAddr::V6(_) => {}
     }
-    format!("http://{listen}/readyz")
+    format!("http://{listen}")
 }
 
 /// `Ok` after a 200, else why not.
@@ -112,7 +112,7 @@ mod tests {
     /// A server that gives this answer once: where it answers, and the request line that it saw.
     async fn answering(answer: &'static str) -> (String, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = readiness_url(listener.local_addr().unwrap());
+        let url = format!("{}/readyz", operators_url(listener.local_addr().unwrap()));
         let server = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = vec![0; 4096];
@@ -149,7 +149,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_is_silent_or_not_there_is_not_ready() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = readiness_url(listener.local_addr().unwrap());
+        let url = format!("{}/readyz", operators_url(listener.local_addr().unwrap()));
         assert_eq!(
             ask(&url, Duration::from_millis(50)).await,
             Err("no answer in time".to_owned())
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn an_unspecified_address_is_asked_by_loopback() {
-        let url = |listen: &str| readiness_url(listen.parse().unwrap());
+        let url = |listen: &str| format!("{}/readyz", operators_url(listen.parse().unwrap()));
         assert_eq!(url("0.0.0.0:9090"), "http://127.0.0.1:9090/readyz");
         assert_eq!(url("[::]:1"), "http://[::1]:1/readyz");
         assert_eq!(url("10.0.0.7:9090"), "http://10.0.0.7:9090/readyz");

@@ -105,7 +105,7 @@ label! {
         Waited = "waited",
         /// It started the session.
         Created = "created",
-        /// Its session turned out dead, and a fresh one took its place.
+        /// Its session cookie got a new value: a log-in, a rotation.
         Replaced = "replaced",
         /// It ended the session (log-out).
         Ended = "ended",
@@ -179,8 +179,14 @@ label! {
         Refused = "refused",
         /// The record changed since the request was sent, and the other change stays (C1).
         Lost = "lost",
+        /// It repeats what was sent, and the record has changed since.
+        Stale = "stale",
         /// It came with a session that lost a conflict (C2).
         OtherSession = "other_session",
+        /// The record was removed after the request was sent (C3).
+        Removed = "removed",
+        /// Its request had lost the lease (S3).
+        Fenced = "fenced",
         /// The jar had no room for it.
         Evicted = "evicted",
     }

@@ -77,19 +77,6 @@ pub enum Drop {
     Removed,
 }
 
-impl Drop {
-    /// A short, stable name for logs and metrics.
-    #[must_use]
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::Stale => "stale",
-            Self::Conflict => "conflict",
-            Self::OtherSession => "other_session",
-            Self::Removed => "removed",
-        }
-    }
-}
-
 /// The outcome of [`merge`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merged {
@@ -113,7 +100,11 @@ pub fn merge(
 ) -> Merged {
     let says = last_word(&said.cookies);
     if says.is_empty() {
-        return Merged { action: Action::Keep, effect: Effect::None, dropped: Vec::new() };
+        return Merged {
+            action: Action::Keep,
+            effect: Effect::None,
+            dropped: Vec::new(),
+        };
     }
     let removed_meanwhile = is_removed(sent, now);
     if removed_meanwhile && !may_bring_back(sent, said, &says, policy) {
@@ -124,7 +115,14 @@ pub fn merge(
         policy.is_id(cookie.name()) && !cookie.is_expired(said.at) && *verdict == Verdict::Lost
     });
     if lost_session {
-        return drop_all(&says, if removed_meanwhile { Drop::Removed } else { Drop::OtherSession });
+        return drop_all(
+            &says,
+            if removed_meanwhile {
+                Drop::Removed
+            } else {
+                Drop::OtherSession
+            },
+        );
     }
     apply(now, &says, &verdicts, said, policy, next)
 }
@@ -159,7 +157,11 @@ fn may_bring_back(sent: Option<&Snapshot>, said: &Said, says: &[&Cookie], policy
 
 fn drop_all(says: &[&Cookie], reason: Drop) -> Merged {
     let dropped = says.iter().map(|cookie| (cookie.key(), reason)).collect();
-    Merged { action: Action::Keep, effect: Effect::None, dropped }
+    Merged {
+        action: Action::Keep,
+        effect: Effect::None,
+        dropped,
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,7 +267,11 @@ fn apply(
         record.prune_history(said.at);
         Action::Write(Box::new(record))
     };
-    Merged { action, effect, dropped }
+    Merged {
+        action,
+        effect,
+        dropped,
+    }
 }
 
 /// Takes over the attributes of a cookie whose value is there already. Whether that alters anything.

@@ -64,7 +64,10 @@ pub struct Record {
 
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Record").field("born", &self.born).field("cookies", &self.jar.len()).finish_non_exhaustive()
+        f.debug_struct("Record")
+            .field("born", &self.born)
+            .field("cookies", &self.jar.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -72,7 +75,14 @@ impl Record {
     /// An empty record that begins with version `born`, by a response of rank `rank`.
     #[must_use]
     pub fn begin(born: Version, rank: Rank, now: Timestamp) -> Self {
-        Self { born, born_rank: rank, started_at: now, settles_at: None, jar: Jar::new(), history: Vec::new() }
+        Self {
+            born,
+            born_rank: rank,
+            started_at: now,
+            settles_at: None,
+            jar: Jar::new(),
+            history: Vec::new(),
+        }
     }
 
     /// The version with which this record began.
@@ -125,7 +135,11 @@ impl Record {
             None => {
                 let mut last = [0; 3];
                 set_last(&mut last, rank, seq);
-                self.history.push(Changes { key: key.clone(), last, at: now });
+                self.history.push(Changes {
+                    key: key.clone(),
+                    last,
+                    at: now,
+                });
             }
         }
     }
@@ -145,9 +159,15 @@ impl Record {
     pub(super) fn changed_since(&self, key: &CookieKey, sent: Option<&Snapshot>) -> Option<Rank> {
         let same_record = sent.filter(|sent| sent.record.born == self.born);
         let after = same_record.map_or(0, |sent| sent.version.seq);
-        let recorded = self.history.iter().find(|changes| changes.key == *key).and_then(|changes| {
-            [Rank::Auth, Rank::Unsafe, Rank::Safe].into_iter().find(|rank| last(&changes.last, *rank) > after)
-        });
+        let recorded = self
+            .history
+            .iter()
+            .find(|changes| changes.key == *key)
+            .and_then(|changes| {
+                [Rank::Auth, Rank::Unsafe, Rank::Safe]
+                    .into_iter()
+                    .find(|rank| last(&changes.last, *rank) > after)
+            });
         match same_record {
             Some(_) => recorded,
             None => recorded.max(self.jar.get(key).map(|_| self.born_rank)),
@@ -235,7 +255,8 @@ impl CookiePolicy {
     /// Whether the jar holds an unexpired cookie that means a session.
     #[must_use]
     pub fn has_session(&self, jar: &Jar, now: Timestamp) -> bool {
-        jar.iter().any(|cookie: &Cookie| self.is_id(cookie.name()) && !cookie.is_expired(now))
+        jar.iter()
+            .any(|cookie: &Cookie| self.is_id(cookie.name()) && !cookie.is_expired(now))
     }
 }
 
@@ -257,6 +278,10 @@ impl Snapshot {
     /// [`StoreError::Corrupt`] when it cannot be read.
     pub fn read(stored: &Stored) -> Result<Arc<Self>, StoreError> {
         let record = Record::decode(&stored.payload)?;
-        Ok(Arc::new(Self { version: stored.version, expires_at: stored.expires_at, record }))
+        Ok(Arc::new(Self {
+            version: stored.version,
+            expires_at: stored.expires_at,
+            record,
+        }))
     }
 }

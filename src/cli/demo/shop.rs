@@ -35,7 +35,7 @@ use super::wire::{Exchange, Seen};
 /// The port that the shop takes when it is free.
 const USUAL_PORT: u16 = 8000;
 /// The name of the session cookie.
-const COOKIE_NAME: &str = "shop_session";
+pub(super) const COOKIE_NAME: &str = "shop_session";
 /// With this many sessions the shop forgets all of them, rather than take ever more memory.
 const MAX_SESSIONS: usize = 10_000;
 /// How many things fit into a basket.

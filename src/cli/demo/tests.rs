@@ -239,7 +239,7 @@ async fn the_demo_shows_a_basket_that_lasts_without_cookies_and_then_whatever_pa
         let stop = async {
             let _ = stopped.await;
         };
-        run(shop, bridge, stop, &mut out).await
+        play(shop, bridge, stop, &mut out).await
     });
 
     screen.shows("Ctrl-C ends the demo.").await;
@@ -273,7 +273,7 @@ async fn the_demo_ends_with_an_error_when_the_bridge_does_not_answer() {
     let nobody = listener.local_addr().unwrap();
     drop(listener);
     let mut out = Screen::default();
-    let ended = tokio::time::timeout(DEADLINE, run(shop, nobody, std::future::pending(), &mut out))
+    let ended = tokio::time::timeout(DEADLINE, play(shop, nobody, std::future::pending(), &mut out))
         .await
         .unwrap();
     assert!(ended.is_err());

@@ -1,0 +1,225 @@
+//! From the configuration to the options of each part.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::StartError;
+use crate::bridge::access::ApiKeys;
+use crate::bridge::acquire::Acquire;
+use crate::bridge::commit::Commit;
+use crate::bridge::identify::IdentifyOptions;
+use crate::bridge::outbound::Outbound;
+use crate::bridge::pending::Pending;
+use crate::bridge::pointer::Pointer;
+use crate::bridge::refuse::Refusal;
+use crate::bridge::route::{Route, Routes, SessionUse};
+use crate::bridge::sessions::Sessions;
+use crate::bridge::touch::Touch;
+use crate::bridge::{self};
+use crate::config::{self, Config, IdFormat, OnMissing, OnStoreError, RouteSession, StoreUrl};
+use crate::lifecycle::Drain;
+use crate::metrics::Metrics;
+use crate::session::clock::Clock;
+use crate::session::glob::Glob;
+use crate::session::install_id::Format;
+use crate::session::record::{CookiePolicy, Lifetime};
+use crate::session::store::SessionStore;
+use crate::store::memory::MemoryStore;
+use crate::store::redis::{RedisOptions, RedisStore};
+use crate::store::sql::SqliteStore;
+use crate::wire::headers::TrustedProxies;
+use crate::wire::server::{Edge, EdgeRefusal, EdgeStats, ServerOptions};
+use crate::wire::upstream::{Upstream, UpstreamOptions};
+
+/// How long a client may hold up a body, in either direction; nginx's default for both.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Opens the store that the URL names.
+///
+/// # Errors
+/// When the file of an embedded store cannot be opened. A server that does not answer is no error.
+pub async fn open_store(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Arc<dyn SessionStore>, StartError> {
+    let failed = |error: &dyn std::fmt::Display| StartError(format!("store.url: {error}"));
+    Ok(match &store.url {
+        StoreUrl::Memory => Arc::new(MemoryStore::new(clock)),
+        StoreUrl::Sqlite { path } => Arc::new(
+            SqliteStore::open(path, store.timeout, clock)
+                .await
+                .map_err(|error| failed(&error))?,
+        ),
+        StoreUrl::Redis { url } => {
+            let options = RedisOptions {
+                url: url.expose().to_owned(),
+                timeout: store.timeout,
+                key_prefix: store.key_prefix.clone(),
+            };
+            Arc::new(RedisStore::connect(options, clock).map_err(|error| failed(&error))?)
+        }
+    })
+}
+
+/// The way to the backend.
+#[must_use]
+pub fn upstream(upstream: &config::Upstream) -> Upstream {
+    Upstream::new(UpstreamOptions {
+        host: upstream.url.host().to_owned(),
+        port: upstream.url.port(),
+        connect_timeout: upstream.connect_timeout,
+        idle_timeout: upstream.idle_timeout,
+        max_connections: upstream.max_connections,
+    })
+}
+
+pub(super) fn metrics() -> Arc<Metrics> {
+    Arc::new(Metrics::new(&Refusal::SLUGS))
+}
+
+pub(super) const fn format(format: IdFormat) -> Format {
+    match format {
+        IdFormat::Uuid => Format::Uuid,
+        IdFormat::Token => Format::Token,
+    }
+}
+
+pub(super) fn sessions(
+    config: &Config,
+    store: Arc<dyn SessionStore>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+) -> Arc<Sessions> {
+    let session = &config.session;
+    let policy = CookiePolicy::new(session.cookies.clone(), session.id_cookies.clone());
+    let lifetime = Lifetime {
+        idle_timeout: session.idle_timeout,
+        max_age: session.max_age,
+    };
+    Arc::new(Sessions::new(store, clock, metrics, policy, lifetime))
+}
+
+/// The edge, its refusals rendered by the bridge's one table.
+pub(super) fn edge(config: &Config, drain: Drain, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Edge {
+    let server = &config.server;
+    Edge {
+        options: ServerOptions {
+            max_connections: server.max_connections,
+            max_header_size: server.max_header_size,
+            header_timeout: server.header_timeout,
+            keep_alive_timeout: server.keep_alive_timeout,
+            stall_timeout: STALL_TIMEOUT,
+        },
+        render: Arc::new(move |refusal| {
+            let refusal = match refusal {
+                EdgeRefusal::BadRequest(reason) => Refusal::BadRequest { reason },
+                EdgeRefusal::HeaderTooLarge => Refusal::HeaderTooLarge,
+                EdgeRefusal::RequestTimeout => Refusal::RequestTimeout,
+                EdgeRefusal::Overloaded => Refusal::Overloaded,
+            };
+            metrics.refusal(refusal.slug());
+            let request_id = Uuid::now_v7().to_string();
+            tracing::debug!(
+                refusal = refusal.slug(),
+                request_id,
+                "a request was refused before it was read"
+            );
+            refusal.response(&request_id)
+        }),
+        drain,
+        clock,
+        stats: Arc::new(EdgeStats::default()),
+    }
+}
+
+/// What the bridge shares with the rest.
+pub(super) struct Shared {
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) pending: Arc<Pending>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) upstream: Upstream,
+    pub(super) tasks: TaskTracker,
+    pub(super) forced: CancellationToken,
+}
+
+pub(super) fn bridge(config: &Config, shared: Shared) -> Result<bridge::Parts, StartError> {
+    let Shared {
+        sessions,
+        pending,
+        metrics,
+        upstream,
+        tasks,
+        forced,
+    } = shared;
+    let keys = config.access.api_keys.iter().map(|key| key.expose().to_owned());
+    Ok(bridge::Parts {
+        api_keys: ApiKeys::new(keys),
+        identify: identify(&config.install_id)?,
+        reject_missing: config.install_id.on_missing == OnMissing::Reject,
+        routes: routes(config),
+        outbound: outbound(config)?,
+        acquire: Acquire::new(
+            Arc::clone(&sessions),
+            Arc::clone(&pending),
+            Arc::clone(&metrics),
+            tasks.clone(),
+            config.session.create_wait,
+        ),
+        commit: Commit::new(Arc::clone(&sessions), pending, Arc::clone(&metrics)),
+        touch: Touch::new(Arc::clone(&sessions), Arc::clone(&metrics), tasks.clone()),
+        sessions,
+        upstream,
+        metrics,
+        tasks,
+        forced,
+        stateless_on_outage: config.session.on_store_error == OnStoreError::Stateless,
+        body_wait: config.session.body_wait,
+    })
+}
+
+fn identify(install_id: &config::InstallId) -> Result<IdentifyOptions, StartError> {
+    let pointer = install_id
+        .body_pointer
+        .as_ref()
+        .map(|pointer| Pointer::parse(pointer.as_str()))
+        .transpose();
+    Ok(IdentifyOptions {
+        header: install_id.header.clone(),
+        pointer: pointer.map_err(|error| StartError(format!("install_id.body_pointer: {error}")))?,
+        max_body: install_id.max_body,
+        format: format(install_id.format),
+    })
+}
+
+fn outbound(config: &Config) -> Result<Outbound, StartError> {
+    let host = HeaderValue::from_str(config.upstream.url.authority().as_str())
+        .map_err(|error| StartError(format!("upstream.url: {error}")))?;
+    let trusted = TrustedProxies::new(config.server.trusted_proxies.clone());
+    Ok(Outbound::new(host, config.upstream.preserve_host, trusted))
+}
+
+fn routes(config: &Config) -> Routes {
+    let otherwise = Route {
+        path: Glob::new("*"),
+        methods: Vec::new(),
+        session: SessionUse::Required,
+        auth: false,
+        response_timeout: config.upstream.response_timeout,
+        auth_paths: config.session.auth_paths.clone(),
+    };
+    let routes = config.routes.iter().map(|route| Route {
+        path: route.path.clone(),
+        methods: route.methods.clone(),
+        session: match route.session {
+            RouteSession::Required => SessionUse::Required,
+            RouteSession::Optional => SessionUse::Optional,
+            RouteSession::Off => SessionUse::Off,
+        },
+        auth: route.auth,
+        response_timeout: route.timeout.unwrap_or(config.upstream.response_timeout),
+        auth_paths: config.session.auth_paths.clone(),
+    });
+    Routes::new(routes.collect(), otherwise)
+}

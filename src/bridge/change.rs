@@ -1,0 +1,138 @@
+//! One response's change to one record, carried to the store: merge, write if nobody came first, else merge again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::sessions::{Sessions, Written};
+use crate::metrics::Metrics;
+use crate::session::cookie::CookieKey;
+use crate::session::merge::{self, Action, Effect, Said, merge};
+use crate::session::record::{Record, Snapshot};
+use crate::session::store::{Key, LeaseToken, StoreError, Version};
+
+/// How often a write may lose against others before it is left to the background.
+const MAX_ATTEMPTS: usize = 64;
+
+/// A response's change.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// What the request was sent with.
+    pub sent: Option<Arc<Snapshot>>,
+    /// What the response says.
+    pub said: Said,
+    /// How long the response may be under way after its head, should it have started the session (rule S1).
+    pub settle: Option<Duration>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The record is as it should be.
+    Settled(Settled),
+    /// The lease was lost: nothing was written.
+    Fenced,
+}
+
+/// A change that is settled: the record after it, and what that meant.
+#[derive(Debug)]
+pub struct Settled {
+    /// The record now.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// What happened to the session.
+    pub effect: Effect,
+    /// Cookies that were not kept, and why.
+    pub dropped: Vec<(CookieKey, merge::Drop)>,
+}
+
+impl Change {
+    /// Carries the change out, beginning with the assumption that the record is still what was sent.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering. The change may then be carried out again: doing it twice is doing it
+    /// once.
+    pub async fn store(
+        &self,
+        sessions: &Sessions,
+        metrics: &Metrics,
+        key: &Key,
+        mut now: Option<Arc<Snapshot>>,
+        fence: Option<LeaseToken>,
+    ) -> Result<Outcome, StoreError> {
+        for _ in 0..MAX_ATTEMPTS {
+            let (settled, action, next) = self.decide(sessions, now.as_ref());
+            let written = match action {
+                Action::Keep => return Ok(Outcome::Settled(settled)),
+                Action::Write(record) => {
+                    sessions
+                        .write(key, now.as_ref().map(|now| now.version), next, &record, fence)
+                        .await
+                }
+                Action::Remove => match now.as_ref() {
+                    Some(now) => sessions.remove(key, now.version).await,
+                    None => return Ok(Outcome::Settled(settled)),
+                },
+            };
+            now = match written {
+                Ok(Written::Done) => return Ok(Outcome::Settled(settled)),
+                Ok(Written::Fenced) => return Ok(Outcome::Fenced),
+                Ok(Written::Conflict(latest)) => {
+                    metrics.commit_conflict();
+                    latest
+                }
+                Err(StoreError::Ambiguous(_)) => {
+                    let latest = sessions.load(key).await?;
+                    let wanted = settled.snapshot.as_ref().map(|snapshot| snapshot.version);
+                    if latest.as_ref().map(|latest| latest.version) == wanted {
+                        return Ok(Outcome::Settled(settled));
+                    }
+                    latest
+                }
+                Err(error) => return Err(error),
+            };
+        }
+        Err(StoreError::Unavailable(format!(
+            "{MAX_ATTEMPTS} writes in a row came too late"
+        )))
+    }
+
+    /// What the change would do to `now`, without a store.
+    #[must_use]
+    pub fn decide(&self, sessions: &Sessions, now: Option<&Arc<Snapshot>>) -> (Settled, Action, Version) {
+        let next = Version {
+            seq: now.map_or(1, |now| now.version.seq.saturating_add(1)),
+            nonce: fastrand::u32(..),
+        };
+        let mut merged = merge(
+            self.sent.as_deref(),
+            now.map(AsRef::as_ref),
+            &self.said,
+            &sessions.policy,
+            next,
+        );
+        if merged.effect == Effect::Created
+            && let Action::Write(record) = &mut merged.action
+        {
+            record.settle_until(self.settle.map(|wait| self.said.at.saturating_add(wait)));
+        }
+        let snapshot = match &merged.action {
+            Action::Keep => now.cloned(),
+            Action::Write(record) => Some(Arc::new(written(sessions, record, next))),
+            Action::Remove => None,
+        };
+        let settled = Settled {
+            snapshot,
+            effect: merged.effect,
+            dropped: merged.dropped,
+        };
+        (settled, merged.action, next)
+    }
+}
+
+fn written(sessions: &Sessions, record: &Record, version: Version) -> Snapshot {
+    let now = sessions.now();
+    Snapshot {
+        version,
+        expires_at: now.saturating_add(sessions.ttl(record, now)),
+        record: record.clone(),
+    }
+}

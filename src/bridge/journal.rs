@@ -1,0 +1,149 @@
+//! What is told of a request: one log line, and the metrics. Nothing secret passes through here; the Install ID is known
+//! by its digest alone.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+
+use super::X_REQUEST_ID;
+use super::refuse::Refusal;
+use crate::metrics::{Metrics, Outcome, StatusClass};
+use crate::session::clock::Timestamp;
+use crate::session::store::Key;
+use crate::wire::headers;
+
+/// What became of the session, as far as the request has come.
+pub type Session = Outcome;
+
+/// The story of one request. Told once: when it is closed, or when it is dropped because the client left.
+pub struct Journal {
+    metrics: Arc<Metrics>,
+    method: Method,
+    route: String,
+    request_id: HeaderValue,
+    install: Option<Key>,
+    session: Outcome,
+    started: Instant,
+    dispatched: Option<Instant>,
+    responded: Option<Instant>,
+    refusal: Option<&'static str>,
+    cause: Option<String>,
+    told: bool,
+}
+
+impl Journal {
+    /// Begins the story of `request`.
+    #[must_use]
+    pub fn open(request: &Request<Body>, route: &str, now: Timestamp, metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            method: request.method().clone(),
+            route: route.to_owned(),
+            request_id: headers::request_id(request.headers(), now.as_millis()),
+            install: None,
+            session: Outcome::None,
+            started: Instant::now(),
+            dispatched: None,
+            responded: None,
+            refusal: None,
+            cause: None,
+            told: false,
+        }
+    }
+
+    /// The request's identity: the client's own where it is sane, else made up.
+    #[must_use]
+    pub const fn request_id(&self) -> &HeaderValue {
+        &self.request_id
+    }
+
+    /// Whose request it is.
+    pub const fn identified(&mut self, install: Option<Key>) {
+        self.install = install;
+    }
+
+    /// What became of the session so far.
+    pub const fn session(&mut self, session: Session) {
+        self.session = session;
+    }
+
+    /// It goes to the backend.
+    pub fn dispatched(&mut self) {
+        self.dispatched = Some(Instant::now());
+    }
+
+    /// The backend has answered, or will not.
+    pub fn responded(&mut self) {
+        self.responded = Some(Instant::now());
+    }
+
+    /// What stood in the way, for operators.
+    pub fn cause(&mut self, cause: &dyn fmt::Display) {
+        self.cause = Some(cause.to_string());
+    }
+
+    /// The end: the response goes to the client.
+    #[must_use]
+    pub fn close(mut self, mut response: Response<Body>) -> Response<Body> {
+        response.headers_mut().insert(X_REQUEST_ID, self.request_id.clone());
+        self.tell(Some(response.status()));
+        response
+    }
+
+    /// The end: a refusal goes to the client.
+    #[must_use]
+    pub fn refuse(mut self, refusal: &Refusal) -> Response<Body> {
+        self.refusal = Some(refusal.slug());
+        self.metrics.refusal(refusal.slug());
+        let request_id = self.request_id.to_str().unwrap_or_default();
+        let response = refusal.response(request_id).map(Body::from);
+        self.close(response)
+    }
+
+    fn tell(&mut self, status: Option<StatusCode>) {
+        self.told = true;
+        let elapsed = self.started.elapsed();
+        let upstream = self.dispatched.zip(self.responded).map(|(from, to)| to - from);
+        if let Some(upstream) = upstream {
+            self.metrics.upstream(upstream);
+        }
+        let class = status.map_or(StatusClass::Other, StatusClass::from);
+        self.metrics
+            .request((&self.method).into(), class, self.session, elapsed);
+        tracing::info!(
+            method = self.method.as_str(),
+            route = self.route,
+            status = status.map(|status| status.as_u16()),
+            ms = millis(elapsed),
+            upstream_ms = upstream.map(millis),
+            session = self.session.text(),
+            request_id = self.request_id.to_str().unwrap_or_default(),
+            install = self.install.map(tracing::field::display),
+            refusal = self.refusal,
+            cause = self.cause,
+            "{}",
+            if status.is_some() {
+                "request"
+            } else {
+                "request given up: the client left"
+            },
+        );
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        if !self.told {
+            self.tell(None);
+        }
+    }
+}
+
+/// Milliseconds, to the microsecond.
+fn millis(duration: std::time::Duration) -> f64 {
+    let micros = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+    f64::from(micros) / 1000.0
+}

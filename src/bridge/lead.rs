@@ -1,0 +1,120 @@
+//! The lead: the right to be the one request that may start the session of an installation (rules S1 to S3).
+//!
+//! It is a lease in the store, renewed for as long as its holder works and gone within [`LEASE_TTL`] when the holder
+//! dies. What a leader writes carries the lease's token, so that a leader which lost it without noticing is refused by
+//! the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio_util::task::TaskTracker;
+
+use super::flights::{Landing, Ticket};
+use super::sessions::Sessions;
+use crate::metrics::{LeaseEvent, Metrics};
+use crate::session::store::{Key, LeaseEnd, LeaseToken};
+
+/// How long a lease outlives the last sign of life of its holder: what the others wait when a leader is killed.
+pub const LEASE_TTL: Duration = Duration::from_millis(2000);
+
+/// How often it is renewed: three renewals may be late or lost before the lease is.
+const RENEW_EVERY: Duration = Duration::from_millis(500);
+
+/// A held lead. Dropped without [`Lead::end`], it is passed on.
+pub struct Lead {
+    key: Key,
+    token: LeaseToken,
+    sessions: Arc<Sessions>,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    renewal: AbortHandle,
+    ticket: Option<Ticket>,
+}
+
+impl Lead {
+    /// Takes charge of a lease that `token` has just won, and keeps it renewed.
+    #[must_use]
+    pub fn take(
+        key: Key,
+        token: LeaseToken,
+        sessions: Arc<Sessions>,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+        ticket: Ticket,
+    ) -> Self {
+        metrics.lease(LeaseEvent::Won);
+        let renewal = tasks
+            .spawn(renew(key, token, Arc::clone(&sessions), Arc::clone(&metrics)))
+            .abort_handle();
+        Self {
+            key,
+            token,
+            sessions,
+            metrics,
+            tasks,
+            renewal,
+            ticket: Some(ticket),
+        }
+    }
+
+    /// What to show the store with every write.
+    #[must_use]
+    pub const fn token(&self) -> LeaseToken {
+        self.token
+    }
+
+    /// Ends the lead: gives the lease back and frees those who wait.
+    pub async fn end(mut self, landing: Landing) {
+        let end = lease_end(&landing);
+        if end == LeaseEnd::Barren {
+            self.metrics.lease(LeaseEvent::Barren);
+        }
+        let ticket = self.ticket.take();
+        self.renewal.abort();
+        release(&self.sessions, &self.key, self.token, end).await;
+        if let Some(ticket) = ticket {
+            ticket.land(landing);
+        }
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.renewal.abort();
+        let Some(ticket) = self.ticket.take() else { return };
+        let (sessions, key, token) = (Arc::clone(&self.sessions), self.key, self.token);
+        self.tasks.spawn(async move {
+            release(&sessions, &key, token, LeaseEnd::Plain).await;
+            drop(ticket);
+        });
+    }
+}
+
+const fn lease_end(landing: &Landing) -> LeaseEnd {
+    match landing {
+        Landing::Barren(_) => LeaseEnd::Barren,
+        Landing::Session(_) | Landing::Failed => LeaseEnd::Plain,
+    }
+}
+
+async fn release(sessions: &Sessions, key: &Key, token: LeaseToken, end: LeaseEnd) {
+    if let Err(error) = sessions.release_lease(key, token, end).await {
+        tracing::warn!(install = %key, %error, "a lease could not be given back; it runs out by itself");
+    }
+}
+
+async fn renew(key: Key, token: LeaseToken, sessions: Arc<Sessions>, metrics: Arc<Metrics>) {
+    loop {
+        tokio::time::sleep(RENEW_EVERY).await;
+        match sessions.renew_lease(&key, token, LEASE_TTL).await {
+            Ok(true) => {}
+            Ok(false) => {
+                metrics.lease(LeaseEvent::Lost);
+                tracing::warn!(install = %key, "the lease was lost while its request is still under way");
+                return;
+            }
+            Err(error) => tracing::warn!(install = %key, %error, "a lease could not be renewed; trying again"),
+        }
+    }
+}

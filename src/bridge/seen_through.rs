@@ -1,0 +1,104 @@
+//! A request that has reached the backend is seen through to its response head and committed, even when the client has
+//! hung up (rule S4).
+//!
+//! hyper drops the future of a request whose connection is gone. This wrapper moves what is left of it to a task of its
+//! own instead, from the moment it is marked as dispatched; before that, nothing is lost by letting go.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use tokio_util::task::TaskTracker;
+
+/// Marks the point from which a request is seen through.
+#[derive(Clone, Debug, Default)]
+pub struct Dispatched(Arc<AtomicBool>);
+
+impl Dispatched {
+    /// From here on.
+    pub fn mark(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// See the [module](self).
+pub struct SeenThrough<F: Future<Output: Send> + Send + 'static> {
+    work: Option<Pin<Box<F>>>,
+    dispatched: Dispatched,
+    tasks: TaskTracker,
+}
+
+impl<F: Future<Output: Send> + Send + 'static> SeenThrough<F> {
+    /// Wraps the future that `make` builds around the mark.
+    pub fn new(tasks: TaskTracker, make: impl FnOnce(Dispatched) -> F) -> Self {
+        let dispatched = Dispatched::default();
+        Self {
+            work: Some(Box::pin(make(dispatched.clone()))),
+            dispatched,
+            tasks,
+        }
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Future for SeenThrough<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(work) = self.work.as_mut() else {
+            return Poll::Pending;
+        };
+        let polled = work.as_mut().poll(context);
+        if polled.is_ready() {
+            self.work = None;
+        }
+        polled
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for SeenThrough<F> {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take()
+            && self.dispatched.0.load(Ordering::Acquire)
+        {
+            self.tasks.spawn(async move { drop(work.await) });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn work_that_was_dispatched_goes_on_when_its_owner_is_dropped() {
+        let tasks = TaskTracker::new();
+        let (go, wait) = oneshot::channel::<()>();
+        let (done, seen) = oneshot::channel::<()>();
+        let mut work = Box::pin(SeenThrough::new(tasks.clone(), |dispatched| async move {
+            dispatched.mark();
+            let _ = wait.await;
+            let _ = done.send(());
+        }));
+        assert!(futures_util::poll!(&mut work).is_pending());
+        drop(work);
+        go.send(()).unwrap();
+        seen.await.expect("the work was dropped");
+    }
+
+    #[tokio::test]
+    async fn work_that_was_not_dispatched_is_let_go() {
+        let tasks = TaskTracker::new();
+        let (done, seen) = oneshot::channel::<()>();
+        let mut work = Box::pin(SeenThrough::new(tasks.clone(), |_dispatched| async move {
+            std::future::pending::<()>().await;
+            let _ = done.send(());
+        }));
+        assert!(futures_util::poll!(&mut work).is_pending());
+        drop(work);
+        seen.await.expect_err("the work went on");
+        assert_eq!(tasks.len(), 0);
+    }
+}

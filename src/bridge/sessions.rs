@@ -1,0 +1,191 @@
+//! The typed front of the store: records instead of bytes, every call timed and counted.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::metrics::{Metrics, StoreOp, StoreResult};
+use crate::session::clock::{Clock, Timestamp};
+use crate::session::record::{CookiePolicy, Lifetime, Record, Snapshot};
+use crate::session::store::{
+    Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreError,
+    Stored, Version,
+};
+
+/// What the stages that touch sessions share.
+pub struct Sessions {
+    store: Arc<dyn SessionStore>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    /// Which cookies matter.
+    pub policy: CookiePolicy,
+    /// How long records live.
+    pub lifetime: Lifetime,
+}
+
+/// What came of an attempt to write or remove a record.
+#[derive(Debug)]
+pub enum Written {
+    /// It is done.
+    Done,
+    /// Somebody else's change came first; this is what is there now.
+    Conflict(Option<Arc<Snapshot>>),
+    /// The lease is not held any more.
+    Fenced,
+}
+
+impl Sessions {
+    /// Fronts `store`.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn SessionStore>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        policy: CookiePolicy,
+        lifetime: Lifetime,
+    ) -> Self {
+        Self {
+            store,
+            clock,
+            metrics,
+            policy,
+            lifetime,
+        }
+    }
+
+    /// The present moment.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Whether that record, if any, has a session.
+    #[must_use]
+    pub fn has_session(&self, snapshot: Option<&Snapshot>) -> bool {
+        snapshot.is_some_and(|snapshot| self.policy.has_session(snapshot.record.jar(), self.now()))
+    }
+
+    /// How long a record written or used now is to live from now on; at least a millisecond.
+    #[must_use]
+    pub fn ttl(&self, record: &Record, now: Timestamp) -> Duration {
+        record
+            .expiry(now, &self.lifetime)
+            .since(now)
+            .max(Duration::from_millis(1))
+    }
+
+    /// The record of `key`.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering, or a record that cannot be read.
+    pub async fn load(&self, key: &Key) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        let stored = self.timed(StoreOp::Load, self.store.load(key)).await?;
+        read(stored.as_ref())
+    }
+
+    /// The record of `key` and the state of its lease.
+    ///
+    /// # Errors
+    /// As [`Sessions::load`].
+    pub async fn observe(&self, key: &Key) -> Result<(Option<Arc<Snapshot>>, LeaseState), StoreError> {
+        let (stored, lease) = self.timed(StoreOp::Observe, self.store.observe(key)).await?;
+        Ok((read(stored.as_ref())?, lease))
+    }
+
+    /// Writes `record` as `version`: over the record of version `over`, or where there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Ambiguous`] when it may have happened; otherwise it has not.
+    pub async fn write(
+        &self,
+        key: &Key,
+        over: Option<Version>,
+        version: Version,
+        record: &Record,
+        fence: Option<LeaseToken>,
+    ) -> Result<Written, StoreError> {
+        let new = NewRecord {
+            version,
+            ttl: self.ttl(record, self.now()),
+            payload: record.encode()?,
+        };
+        match over {
+            None => match self.timed(StoreOp::Create, self.store.create(key, new, fence)).await? {
+                Created::Won => Ok(Written::Done),
+                Created::Lost(stored) => Ok(Written::Conflict(read(Some(&stored))?)),
+                Created::Fenced => Ok(Written::Fenced),
+            },
+            Some(over) => match self
+                .timed(StoreOp::Replace, self.store.replace(key, over, new, fence))
+                .await?
+            {
+                Replaced::Done => Ok(Written::Done),
+                Replaced::Conflict(stored) => Ok(Written::Conflict(read(stored.as_ref())?)),
+                Replaced::Fenced => Ok(Written::Fenced),
+            },
+        }
+    }
+
+    /// Removes the record of version `expected`.
+    ///
+    /// # Errors
+    /// As [`Sessions::write`].
+    pub async fn remove(&self, key: &Key, expected: Version) -> Result<Written, StoreError> {
+        match self.timed(StoreOp::Remove, self.store.remove(key, expected)).await? {
+            Removed::Done => Ok(Written::Done),
+            Removed::Conflict(stored) => Ok(Written::Conflict(read(stored.as_ref())?)),
+        }
+    }
+
+    /// Moves the expiry of the record that was read as `snapshot`.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering.
+    pub async fn touch(&self, key: &Key, snapshot: &Snapshot) -> Result<bool, StoreError> {
+        let ttl = self.ttl(&snapshot.record, self.now());
+        self.timed(StoreOp::Touch, self.store.touch(key, snapshot.version, ttl))
+            .await
+    }
+
+    /// Takes the lease.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering.
+    pub async fn acquire_lease(&self, key: &Key, token: LeaseToken, ttl: Duration) -> Result<Acquired, StoreError> {
+        self.timed(StoreOp::AcquireLease, self.store.acquire_lease(key, token, ttl))
+            .await
+    }
+
+    /// Renews the lease.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering.
+    pub async fn renew_lease(&self, key: &Key, token: LeaseToken, ttl: Duration) -> Result<bool, StoreError> {
+        self.timed(StoreOp::RenewLease, self.store.renew_lease(key, token, ttl))
+            .await
+    }
+
+    /// Gives the lease back.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering.
+    pub async fn release_lease(&self, key: &Key, token: LeaseToken, end: LeaseEnd) -> Result<(), StoreError> {
+        self.timed(StoreOp::ReleaseLease, self.store.release_lease(key, token, end))
+            .await
+    }
+
+    async fn timed<T>(
+        &self,
+        operation: StoreOp,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let started = Instant::now();
+        let result = call.await;
+        self.metrics
+            .store_operation(operation, StoreResult::from(&result), started.elapsed());
+        result
+    }
+}
+
+fn read(stored: Option<&Stored>) -> Result<Option<Arc<Snapshot>>, StoreError> {
+    stored.map(Snapshot::read).transpose()
+}

@@ -1,0 +1,573 @@
+//! Who leads, who waits and what is stored, over several replicas in one process and virtual time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::acquire::{Acquire, AcquireError, Ready};
+use super::change::Change;
+use super::commit::{Commit, Committed};
+use super::flights::Landing;
+use super::lead::{LEASE_TTL, Lead};
+use super::pending::Pending;
+use super::sessions::Sessions;
+use super::touch::Touch;
+use crate::metrics::Metrics;
+use crate::session::clock::{Clock, Timestamp};
+use crate::session::cookie::{Cookie, Origin, parse_set_cookie};
+use crate::session::glob::Glob;
+use crate::session::merge::{Effect, Said};
+use crate::session::record::{CookiePolicy, Lifetime, Rank, Snapshot};
+use crate::session::store::{
+    Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreError,
+    StoreFuture, Stored, Version,
+};
+use crate::store::memory::MemoryStore;
+
+const KEY: Key = Key::from_digest([7; 16]);
+const IDLE: Duration = Duration::from_secs(1000);
+
+/// The paused time of the runtime, as a wall clock.
+struct VirtualClock(Instant);
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(1_700_000_000_000).saturating_add(self.0.elapsed())
+    }
+}
+
+/// A store that can go away, and that counts what it is asked.
+struct Flaky {
+    inner: MemoryStore,
+    down: AtomicBool,
+    loads: AtomicUsize,
+    touches: AtomicUsize,
+}
+
+impl Flaky {
+    fn gate<'a, T: Send + 'a>(&self, call: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
+        if self.down.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(StoreError::Unavailable("switched off".to_owned())) });
+        }
+        call
+    }
+}
+
+impl SessionStore for Flaky {
+    fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        self.gate(self.inner.load(key))
+    }
+    fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)> {
+        self.gate(self.inner.observe(key))
+    }
+    fn create<'a>(&'a self, key: &'a Key, new: NewRecord, fence: Option<LeaseToken>) -> StoreFuture<'a, Created> {
+        self.gate(self.inner.create(key, new, fence))
+    }
+    fn replace<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Version,
+        new: NewRecord,
+        fence: Option<LeaseToken>,
+    ) -> StoreFuture<'a, Replaced> {
+        self.gate(self.inner.replace(key, expected, new, fence))
+    }
+    fn remove<'a>(&'a self, key: &'a Key, expected: Version) -> StoreFuture<'a, Removed> {
+        self.gate(self.inner.remove(key, expected))
+    }
+    fn touch<'a>(&'a self, key: &'a Key, expected: Version, ttl: Duration) -> StoreFuture<'a, bool> {
+        self.touches.fetch_add(1, Ordering::SeqCst);
+        self.gate(self.inner.touch(key, expected, ttl))
+    }
+    fn acquire_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, Acquired> {
+        self.gate(self.inner.acquire_lease(key, token, ttl))
+    }
+    fn renew_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, bool> {
+        self.gate(self.inner.renew_lease(key, token, ttl))
+    }
+    fn release_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, end: LeaseEnd) -> StoreFuture<'a, ()> {
+        self.gate(self.inner.release_lease(key, token, end))
+    }
+    fn ping(&self) -> StoreFuture<'_, ()> {
+        self.gate(self.inner.ping())
+    }
+    fn kind(&self) -> &'static str {
+        "flaky"
+    }
+    fn close(&self) -> StoreFuture<'_, ()> {
+        self.inner.close()
+    }
+}
+
+struct World {
+    store: Arc<Flaky>,
+    clock: Arc<VirtualClock>,
+}
+
+struct Replica {
+    sessions: Arc<Sessions>,
+    pending: Arc<Pending>,
+    acquire: Acquire,
+    commit: Commit,
+    touch: Touch,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = Arc::new(VirtualClock(Instant::now()));
+        let inner = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let store = Flaky {
+            inner,
+            down: AtomicBool::new(false),
+            loads: AtomicUsize::new(0),
+            touches: AtomicUsize::new(0),
+        };
+        Self {
+            store: Arc::new(store),
+            clock,
+        }
+    }
+
+    fn replica(&self) -> Arc<Replica> {
+        let metrics = Arc::new(Metrics::new(&[]));
+        let policy = CookiePolicy::new(vec![Glob::new("*")], vec![Glob::new("sid")]);
+        let lifetime = Lifetime {
+            idle_timeout: IDLE,
+            max_age: None,
+        };
+        let sessions = Arc::new(Sessions::new(
+            Arc::clone(&self.store) as Arc<dyn SessionStore>,
+            Arc::clone(&self.clock) as Arc<dyn Clock>,
+            Arc::clone(&metrics),
+            policy,
+            lifetime,
+        ));
+        let pending = Pending::new(Arc::clone(&sessions), Arc::clone(&metrics));
+        let tasks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let background = (Arc::clone(&pending), stop.clone());
+        tokio::spawn(async move { background.0.run(background.1).await });
+        Arc::new(Replica {
+            acquire: Acquire::new(
+                Arc::clone(&sessions),
+                Arc::clone(&pending),
+                Arc::clone(&metrics),
+                tasks.clone(),
+                Duration::from_secs(60),
+            ),
+            commit: Commit::new(Arc::clone(&sessions), Arc::clone(&pending), Arc::clone(&metrics)),
+            touch: Touch::new(Arc::clone(&sessions), metrics, tasks.clone()),
+            sessions,
+            pending,
+            tasks,
+            stop,
+        })
+    }
+
+    fn set_down(&self, down: bool) {
+        self.store.down.store(down, Ordering::SeqCst);
+    }
+}
+
+fn cookies(lines: &[&str], at: Timestamp) -> Vec<Cookie> {
+    let origin = Origin::new("shop.example", "/");
+    lines
+        .iter()
+        .map(|line| parse_set_cookie(line.as_bytes(), &origin, at).unwrap())
+        .collect()
+}
+
+fn jar(snapshot: Option<&Snapshot>) -> String {
+    let origin = Origin::new("shop.example", "/");
+    let header = snapshot.and_then(|snapshot| snapshot.record.jar().header(&origin, Timestamp::from_millis(0)));
+    String::from_utf8(header.unwrap_or_default()).unwrap()
+}
+
+impl Replica {
+    async fn get(&self) -> Ready {
+        self.acquire.acquire(&KEY, true).await.unwrap()
+    }
+
+    async fn post(&self) -> Ready {
+        self.acquire.acquire(&KEY, false).await.unwrap()
+    }
+
+    async fn respond(&self, ready: &Ready, rank: Rank, lines: &[&str], settle: Option<Duration>) -> Committed {
+        let at = self.sessions.now();
+        let said = Said {
+            rank,
+            cookies: cookies(lines, at),
+            at,
+        };
+        let change = Change {
+            sent: ready.snapshot.clone(),
+            said,
+            settle,
+        };
+        self.commit.commit(&KEY, change, ready.lead.as_ref()).await
+    }
+
+    /// A whole request: to the backend, which takes `work` and sets `lines`, and back.
+    async fn whole(&self, safe: bool, work: Duration, lines: &[&str]) -> (bool, Option<Arc<Snapshot>>) {
+        let ready = self.acquire.acquire(&KEY, safe).await.unwrap();
+        let may_start = ready
+            .snapshot
+            .as_deref()
+            .is_none_or(|snapshot| !self.sessions.has_session(Some(snapshot)));
+        tokio::time::sleep(work).await;
+        let lines = if may_start { lines } else { &[] };
+        let committed = self.respond(&ready, Rank::Unsafe, lines, None).await;
+        end(ready.lead, &self.sessions, committed.snapshot.clone()).await;
+        (may_start, committed.snapshot)
+    }
+}
+
+async fn end(lead: Option<Lead>, sessions: &Sessions, snapshot: Option<Arc<Snapshot>>) {
+    if let Some(lead) = lead {
+        let landing = match snapshot {
+            Some(snapshot) if sessions.has_session(Some(&snapshot)) => Landing::Session(snapshot),
+            snapshot => Landing::Barren(snapshot),
+        };
+        lead.end(landing).await;
+    }
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_of_many_first_requests_on_many_replicas_one_starts_the_session() {
+    let world = World::new();
+    let replicas: Vec<_> = (0..3).map(|_| world.replica()).collect();
+    let requests: Vec<_> = (0..300)
+        .map(|index| {
+            let replica = Arc::clone(&replicas[index % 3]);
+            tokio::spawn(async move { replica.whole(index % 2 == 0, ms(300), &["sid=one; Path=/"]).await })
+        })
+        .collect();
+    let mut started = 0;
+    for request in requests {
+        let (may_start, snapshot) = request.await.unwrap();
+        started += usize::from(may_start);
+        assert_eq!(jar(snapshot.as_deref()), "sid=one");
+    }
+    assert_eq!(started, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_those_who_wait_go_on_when_the_response_has_ended_not_at_its_head() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let leader = here.post().await;
+    let committed = here
+        .respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], Some(ms(2000)))
+        .await;
+    assert_eq!(committed.effect, Effect::Created);
+    for replica in [&here, &there] {
+        let waiting = tokio::time::timeout(ms(400), replica.get()).await;
+        assert!(waiting.is_err(), "went on before the response had ended");
+    }
+    let waiting = (
+        tokio::spawn({
+            let here = Arc::clone(&here);
+            async move { here.get().await }
+        }),
+        tokio::spawn({
+            let there = Arc::clone(&there);
+            async move { there.get().await }
+        }),
+    );
+    tokio::time::sleep(ms(10)).await;
+    let ended = Instant::now();
+    end(leader.lead, &here.sessions, committed.snapshot).await;
+    for ready in [waiting.0.await.unwrap(), waiting.1.await.unwrap()] {
+        assert_eq!(jar(ready.snapshot.as_deref()), "sid=a");
+        assert!(ready.lead.is_none() && ready.waited);
+    }
+    assert!(ended.elapsed() < ms(200), "{:?}", ended.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_an_endless_body_holds_them_no_longer_than_body_wait() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let leader = here.post().await;
+    here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], Some(ms(2000)))
+        .await;
+    let before = Instant::now();
+    let ready = there.get().await;
+    assert_eq!(jar(ready.snapshot.as_deref()), "sid=a");
+    assert!(
+        (ms(1900)..ms(2200)).contains(&before.elapsed()),
+        "{:?}",
+        before.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_a_leader_that_is_cut_off_passes_the_lead_on() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let leader = here.post().await;
+    assert!(leader.lead.is_some());
+    let next = [Arc::clone(&here), there]
+        .map(|replica| tokio::spawn(async move { replica.whole(false, ms(10), &["sid=b; Path=/"]).await }));
+    tokio::time::sleep(ms(100)).await;
+    let cut = Instant::now();
+    drop(leader);
+    let mut started = 0;
+    for request in next {
+        let (may_start, snapshot) = request.await.unwrap();
+        started += usize::from(may_start);
+        assert_eq!(jar(snapshot.as_deref()), "sid=b");
+    }
+    assert_eq!(started, 1);
+    assert!(cut.elapsed() < ms(300), "{:?}", cut.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_who_waits_too_long_is_told_so() {
+    let world = World::new();
+    let here = world.replica();
+    let _leader = here.post().await;
+    let before = Instant::now();
+    let refused = here.acquire.acquire(&KEY, true).await;
+    assert!(matches!(refused, Err(AcquireError::WaitTimeout)));
+    assert_eq!(before.elapsed(), Duration::from_secs(60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s2_a_leader_without_a_session_frees_safe_methods_together_and_others_in_turn() {
+    let world = World::new();
+    let replicas = [world.replica(), world.replica()];
+    let leader = replicas[0].post().await;
+    let started = Instant::now();
+    let spawn = |safe: bool, index: usize| {
+        let replica = Arc::clone(&replicas[index % 2]);
+        tokio::spawn(async move {
+            let (may_start, _) = replica.whole(safe, ms(1000), &[]).await;
+            assert!(may_start);
+            started.elapsed()
+        })
+    };
+    let safe: Vec<_> = (0..6).map(|index| spawn(true, index)).collect();
+    let others: Vec<_> = (0..4).map(|index| spawn(false, index)).collect();
+    tokio::time::sleep(ms(1000)).await;
+    let committed = replicas[0]
+        .respond(&leader, Rank::Unsafe, &["csrf=x; Path=/"], None)
+        .await;
+    end(leader.lead, &replicas[0].sessions, committed.snapshot).await;
+    for request in safe {
+        let took = request.await.unwrap();
+        assert!(took < ms(2300), "a safe request waited for its turn: {took:?}");
+    }
+    let mut ends = Vec::new();
+    for request in others {
+        ends.push(request.await.unwrap());
+    }
+    ends.sort();
+    for pair in ends.windows(2) {
+        assert!(pair[1] - pair[0] >= ms(1000), "two at a time: {ends:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s3_the_lease_lasts_as_long_as_the_leader_works() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let slow = tokio::spawn(async move { here.whole(false, Duration::from_secs(20), &["sid=slow; Path=/"]).await });
+    tokio::time::sleep(ms(50)).await;
+    let (may_start, snapshot) = there.whole(false, ms(1), &["sid=other; Path=/"]).await;
+    assert!(!may_start);
+    assert_eq!(jar(snapshot.as_deref()), "sid=slow");
+    assert!(slow.await.unwrap().0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s3_the_lease_of_a_dead_replica_is_gone_within_seconds() {
+    let world = World::new();
+    let dead = LeaseToken(1);
+    assert_eq!(
+        world.store.acquire_lease(&KEY, dead, LEASE_TTL).await,
+        Ok(Acquired::Won)
+    );
+    let before = Instant::now();
+    let ready = world.replica().post().await;
+    assert!(ready.lead.is_some());
+    assert!(before.elapsed() < ms(2500), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s3_a_leader_that_lost_its_lease_is_refused() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let stalled = here.post().await;
+    let token = stalled.lead.as_ref().map(Lead::token).unwrap();
+    // As if its renewals had not come through for too long.
+    world.store.release_lease(&KEY, token, LeaseEnd::Plain).await.unwrap();
+    let (_, snapshot) = there.whole(true, ms(1), &["sid=theirs; Path=/"]).await;
+    assert_eq!(jar(snapshot.as_deref()), "sid=theirs");
+    let committed = here.respond(&stalled, Rank::Auth, &["sid=ours; Path=/"], None).await;
+    assert_eq!(committed.effect, Effect::None);
+    assert_eq!(jar(there.get().await.snapshot.as_deref()), "sid=theirs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn s3_a_leader_that_lost_its_lease_to_nobody_loses_nothing() {
+    let world = World::new();
+    let here = world.replica();
+    let stalled = here.post().await;
+    let token = stalled.lead.as_ref().map(Lead::token).unwrap();
+    world.store.release_lease(&KEY, token, LeaseEnd::Plain).await.unwrap();
+    let committed = here.respond(&stalled, Rank::Unsafe, &["sid=ours; Path=/"], None).await;
+    assert_eq!(committed.effect, Effect::Created);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s4_a_committed_session_is_there_for_every_replica() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let (_, _) = here.whole(false, ms(1), &["sid=a; Path=/"]).await;
+    let ready = there.get().await;
+    assert_eq!(jar(ready.snapshot.as_deref()), "sid=a");
+    let committed = there.respond(&ready, Rank::Auth, &["sid=b; Path=/"], None).await;
+    assert_eq!(committed.effect, Effect::Replaced);
+    assert_eq!(jar(here.get().await.snapshot.as_deref()), "sid=b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f1_an_outage_is_not_read_as_no_session() {
+    let world = World::new();
+    let here = world.replica();
+    here.whole(false, ms(1), &["sid=a; Path=/"]).await;
+    world.set_down(true);
+    assert!(matches!(
+        here.acquire.acquire(&KEY, true).await,
+        Err(AcquireError::Store(_))
+    ));
+    world.set_down(false);
+    assert_eq!(jar(here.get().await.snapshot.as_deref()), "sid=a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_a_change_that_the_store_cannot_take_is_served_here_and_stored_later() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    here.whole(false, ms(1), &["sid=a; Path=/"]).await;
+    let ready = here.get().await;
+    world.set_down(true);
+    let committed = here.respond(&ready, Rank::Auth, &["sid=b; Path=/"], None).await;
+    assert_eq!(committed.effect, Effect::Replaced);
+    // This replica serves the change, and builds on it.
+    let ready = here.get().await;
+    assert_eq!(jar(ready.snapshot.as_deref()), "sid=b");
+    here.respond(&ready, Rank::Unsafe, &["cart=1; Path=/"], None).await;
+    assert_eq!(here.pending.len(), 2);
+    world.set_down(false);
+    tokio::time::sleep(ms(1000)).await;
+    assert_eq!(here.pending.len(), 0);
+    assert_eq!(jar(there.get().await.snapshot.as_deref()), "sid=b; cart=1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_a_session_that_started_while_the_store_went_away_is_not_lost() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let leader = here.post().await;
+    world.set_down(true);
+    let committed = here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
+    end(leader.lead, &here.sessions, committed.snapshot).await;
+    assert_eq!(jar(here.get().await.snapshot.as_deref()), "sid=a");
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    world.set_down(false);
+    tokio::time::sleep(ms(1000)).await;
+    assert_eq!(jar(there.get().await.snapshot.as_deref()), "sid=a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_a_log_out_that_the_store_could_not_take_is_not_undone_by_what_it_holds() {
+    let world = World::new();
+    let here = world.replica();
+    here.whole(false, ms(1), &["sid=a; Path=/"]).await;
+    let ready = here.get().await;
+    world.set_down(true);
+    here.respond(&ready, Rank::Auth, &["sid=; Max-Age=0; Path=/"], None)
+        .await;
+    assert!(matches!(
+        here.acquire.acquire(&KEY, true).await,
+        Err(AcquireError::Store(_))
+    ));
+    world.set_down(false);
+    let ready = here.get().await;
+    assert!(
+        ready.snapshot.is_none() && ready.lead.is_some(),
+        "the old session came back"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_what_is_pending_is_stored_at_shutdown() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    here.whole(false, ms(1), &["sid=a; Path=/"]).await;
+    let ready = here.get().await;
+    world.set_down(true);
+    here.respond(&ready, Rank::Auth, &["sid=b; Path=/"], None).await;
+    world.set_down(false);
+    here.stop.cancel();
+    tokio::time::sleep(ms(5)).await;
+    assert_eq!(jar(there.get().await.snapshot.as_deref()), "sid=b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn t1_use_moves_the_expiry_once_a_tenth_has_passed() {
+    let world = World::new();
+    let here = world.replica();
+    here.whole(false, ms(1), &["sid=a; Path=/"]).await;
+    let touches = || world.store.touches.load(Ordering::SeqCst);
+    let use_it = async || {
+        let ready = here.get().await;
+        let snapshot = ready.snapshot.unwrap();
+        (0..10).for_each(|_| here.touch.used(&KEY, &snapshot));
+        tokio::time::sleep(ms(1)).await;
+        assert_eq!(here.tasks.len(), 0);
+        snapshot.expires_at
+    };
+    let first = use_it().await;
+    tokio::time::sleep(IDLE / 11).await;
+    use_it().await;
+    assert_eq!(touches(), 0, "touched too early");
+    tokio::time::sleep(IDLE / 50).await;
+    use_it().await;
+    assert_eq!(touches(), 1, "ten uses at once are one touch");
+    let moved = use_it().await;
+    assert_eq!(touches(), 1);
+    assert!(moved > first);
+    // Used now and then, it outlives its first expiry by far.
+    for _ in 0..20 {
+        tokio::time::sleep(IDLE / 2).await;
+        use_it().await;
+    }
+    tokio::time::sleep(IDLE + ms(1)).await;
+    assert!(here.get().await.snapshot.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_known_session_costs_one_load() {
+    let world = World::new();
+    let here = world.replica();
+    here.whole(false, ms(1), &["sid=a; Path=/"]).await;
+    let before = world.store.loads.load(Ordering::SeqCst);
+    for _ in 0..10 {
+        here.get().await;
+    }
+    assert_eq!(world.store.loads.load(Ordering::SeqCst) - before, 10);
+}

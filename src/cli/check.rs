@@ -1,0 +1,91 @@
+//! `session-bridge check`: is the configuration right, and do the store and the backend answer?
+
+use std::fmt;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{ConfigArgs, EXIT_FAILED, EXIT_USAGE};
+use crate::app;
+use crate::config::{self, Config, StoreUrl};
+use crate::session::clock::SystemClock;
+
+/// How long the store may take to answer for the first time, connecting included.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Checks, and reports on standard output. Exit code 0 when all is well, 1 when something does not answer, 2 for a bad
+/// configuration.
+pub async fn run(arguments: ConfigArgs) -> ExitCode {
+    let config = match arguments.load() {
+        Ok(config) => config,
+        Err(errors) => {
+            super::health::say(&errors);
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    report("configuration", Ok("valid".to_owned()));
+    let store = report(&format!("store {}", config.store.url), store(&config.store).await);
+    let upstream = report(&format!("upstream {}", config.upstream.url), upstream(&config).await);
+    if store && upstream {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_FAILED)
+    }
+}
+
+fn report(what: &str, result: Result<String, String>) -> bool {
+    let (mark, text) = match &result {
+        Ok(text) => ("ok    ", text),
+        Err(text) => ("FAILED", text),
+    };
+    // There is nobody to tell that telling failed; the exit code says enough.
+    let _ = writeln!(std::io::stdout(), "{mark}  {what}: {text}");
+    result.is_ok()
+}
+
+async fn store(store: &config::Store) -> Result<String, String> {
+    // To look is not to create: the file would belong to whoever checks.
+    if let StoreUrl::Sqlite { path } = &store.url
+        && !path.exists()
+    {
+        return will_be_created(path);
+    }
+    let opened = app::open_store(store, Arc::new(SystemClock)).await.map_err(text)?;
+    let deadline = Instant::now() + PATIENCE;
+    let answer = loop {
+        match opened.ping().await {
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
+            answer => break answer,
+        }
+    };
+    opened.close().await.map_err(text)?;
+    answer.map(|()| "answers".to_owned()).map_err(text)
+}
+
+fn will_be_created(path: &Path) -> Result<String, String> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    if folder.is_dir() {
+        Ok("not there yet; it is created when the bridge starts".to_owned())
+    } else {
+        Err(format!("the folder {} does not exist", folder.display()))
+    }
+}
+
+async fn upstream(config: &Config) -> Result<String, String> {
+    app::upstream(&config.upstream)
+        .probe()
+        .await
+        .map(|()| "accepts connections".to_owned())
+        .map_err(text)
+}
+
+fn text(error: impl fmt::Display) -> String {
+    error.to_string()
+}
