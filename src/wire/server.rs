@@ -1,1 +1,150 @@
-//! server.
+//! The client-facing edge: accepts connections, limits them, and lets hyper serve what [`strict`](super::strict) has
+//! judged (H3, H4, F6, F7).
+//!
+//! # The life of a connection
+//!
+//! 1. It is accepted while fewer than [`ServerOptions::max_connections`] are open. One more is told `503 overloaded`
+//!    rather than left in the kernel's queue, where it would run into a timeout without a word: the load balancer can
+//!    try the next replica at once. Only when [`OVERLOAD_REFUSALS`] such answers are under way is accepting paused.
+//! 2. Its bytes pass through a guard, which hands hyper one judged request at a time. The next one is held until the
+//!    response of the last is on the wire, so that pipelined requests are served in turn, and what follows an
+//!    upgrade is judged only when the answer was not a 101.
+//! 3. A refused request never reaches the service. The responses of earlier ones go out first, then the refusal, then
+//!    the connection *lingers*: it reads and discards for a moment, because closing with unread input would reset the
+//!    connection and take the answer from the client.
+//! 4. A body whose framing breaks was judged too late to keep its head from the service: the body fails, the service's
+//!    future is dropped as if the client had hung up, and a response that has not begun becomes the refusal.
+//!
+//! # Deadlines
+//!
+//! Three, told apart: a silent peer between requests is left without a word ([`ServerOptions::keep_alive_timeout`]), a
+//! head that has begun and does not end gets `408` ([`ServerOptions::header_timeout`]), and so does a body that stalls
+//! ([`ServerOptions::stall_timeout`], which also ends a peer that takes no response bytes).
+//!
+//! # Draining
+//!
+//! From the first moment of a shutdown responses say `Connection: close`. Once it is *closing*, what the kernel has
+//! accepted already is still served, and an idle connection is closed when it has been idle for [`CLOSING_GRACE`]: a
+//! request that was on its way when the shutdown came is answered, not reset. Connections that are left when the
+//! shutdown is forced are dropped.
+
+mod accept;
+mod connection;
+mod exchange;
+mod guard;
+mod lent;
+mod linger;
+mod refusal;
+mod timer;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+
+use crate::lifecycle::Drain;
+use crate::session::clock::Clock;
+
+pub use accept::OVERLOAD_REFUSALS;
+pub use guard::CLOSING_GRACE;
+pub use refusal::{EdgeRefusal, RenderRefusal};
+
+/// The peer of the connection that a request came on; an extension of every request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientAddr(pub SocketAddr);
+
+/// The limits of the traffic listener.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// How many connections may be open at once; upgraded ones count. At least one.
+    pub max_connections: usize,
+    /// The most bytes of a request head, its empty line included.
+    pub max_header_size: usize,
+    /// From the first byte of a request head to its last.
+    pub header_timeout: Duration,
+    /// How long a connection may be silent before its first request, and between two.
+    pub keep_alive_timeout: Duration,
+    /// How long a peer may hold up a body: send nothing of a request body that is waited for, or take nothing of a
+    /// response. Upgraded connections may be silent for as long as they like, but have to take what is sent.
+    pub stall_timeout: Duration,
+}
+
+/// What the edge counts. All but `open` only grow.
+#[derive(Debug, Default)]
+pub struct EdgeStats {
+    /// Connections that are open now, upgraded and lingering ones included.
+    pub open: AtomicU64,
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Errors of `accept`, such as a lack of file descriptors.
+    pub accept_errors: AtomicU64,
+    /// Requests refused as malformed.
+    pub bad_request: AtomicU64,
+    /// Requests refused for the size of their head.
+    pub header_too_large: AtomicU64,
+    /// Requests refused for taking too long to come in.
+    pub request_timeout: AtomicU64,
+    /// Connections refused for being too many.
+    pub overloaded: AtomicU64,
+}
+
+/// What the edge needs besides a listener and a service.
+#[derive(Clone)]
+pub struct Edge {
+    /// The limits.
+    pub options: ServerOptions,
+    /// Turns a refusal into the response that the client gets.
+    pub render: RenderRefusal,
+    /// When to stop.
+    pub drain: Drain,
+    /// For the `Date` of refusals.
+    pub clock: Arc<dyn Clock>,
+    /// Where it counts.
+    pub stats: Arc<EdgeStats>,
+}
+
+/// A service of requests as hyper reads them. A tower service, an axum `Router` among them, becomes one by
+/// [`TowerToHyperService`](hyper_util::service::TowerToHyperService).
+pub trait EdgeService:
+    hyper::service::Service<
+        Request<Incoming>,
+        Response = Response<Body>,
+        Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + Sync
+    + Unpin
+    + 'static
+{
+}
+
+impl<S> EdgeService for S where
+    S: hyper::service::Service<
+            Request<Incoming>,
+            Response = Response<Body>,
+            Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + Sync
+        + Unpin
+        + 'static
+{
+}
+
+/// Serves HTTP/1.1 in clear text on `listener` until the shutdown is closing, then closes the listener and returns.
+/// The connections go on in tasks that the [`Drain`] waits for.
+///
+/// No error ends it: a failing `accept` is logged and tried again after a pause.
+pub async fn serve<S: EdgeService>(listener: TcpListener, edge: Edge, service: S) {
+    accept::run(listener, Arc::new(edge), service).await;
+}
+
+#[cfg(test)]
+mod tests;
