@@ -122,7 +122,6 @@ impl Drain {
     }
 
     /// The shutdown waits for as long as the token lives.
-    #[must_use]
     pub fn hold(&self) -> TaskTrackerToken {
         self.shared.tracker.token()
     }

@@ -32,6 +32,7 @@ mod accept;
 mod connection;
 mod exchange;
 mod guard;
+mod lent;
 mod linger;
 mod refusal;
 mod timer;

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -17,6 +18,10 @@ use super::{Edge, EdgeService};
 
 /// How many connections beyond the limit are told so at the same time. While there are that many, none is accepted.
 pub const OVERLOAD_REFUSALS: usize = 256;
+
+/// How long a peer may be silent before the kernel asks whether it is still there: for those that vanished without a
+/// word from a connection on which nothing is due, such as an event stream or a WebSocket.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -67,6 +72,11 @@ pub(super) async fn run<S: EdgeService>(listener: TcpListener, edge: Arc<Edge>, 
     }
 }
 
+fn prepare(io: &TcpStream) -> io::Result<()> {
+    io.set_nodelay(true)?;
+    SockRef::from(io).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))
+}
+
 enum Seat {
     Served(OwnedSemaphorePermit),
     Refused(OwnedSemaphorePermit),
@@ -95,8 +105,10 @@ impl<S: EdgeService> Server<S> {
 
     fn start(self: &Arc<Self>, io: TcpStream, peer: SocketAddr, seat: Option<Seat>) {
         self.edge.stats.accepted.fetch_add(1, Ordering::Relaxed);
-        // A socket that cannot be told is served all the same, only more slowly.
-        let _ = io.set_nodelay(true);
+        if let Err(error) = prepare(&io) {
+            // Such as of a client that is gone already. It is served all the same, only less well.
+            tracing::debug!(%error, "a socket option could not be set");
+        }
         let server = self.clone();
         match seat {
             Some(Seat::Served(slot)) => {

@@ -15,8 +15,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
-use super::exchange::{Exchange, TrackedBody};
+use super::exchange::{Exchange, Progress, TrackedBody};
 use super::guard::{Guard, Place};
+use super::lent::Lent;
 use super::refusal::encode;
 use super::{ClientAddr, Edge, EdgeRefusal, EdgeService, linger};
 use crate::lifecycle::{Drain, Stage};
@@ -53,13 +54,16 @@ pub(super) async fn run<IO, S>(
     S: EdgeService,
 {
     let exchange = Arc::new(Exchange::default());
-    let guard = Guard::new(io, exchange.clone(), edge.clone(), place);
+    let (lent, returned) = Lent::new(Guard::new(io, exchange.clone(), edge.clone(), place));
     let drain = edge.drain.clone();
-    let service = service_fn(move |mut request| {
-        request.extensions_mut().insert(ClientAddr(peer));
-        respond(service.call(request), exchange.clone(), edge.clone())
-    });
-    let mut connection = http1.serve_connection(TokioIo::new(guard), service).with_upgrades();
+    let service = {
+        let exchange = exchange.clone();
+        service_fn(move |mut request| {
+            request.extensions_mut().insert(ClientAddr(peer));
+            respond(service.call(request), exchange.clone(), edge.clone())
+        })
+    };
+    let mut connection = http1.serve_connection(TokioIo::new(lent), service).with_upgrades();
     let mut watch = Watch::new(&drain);
     let served = poll_fn(|cx| match watch.poll_forced(cx) {
         Poll::Ready(()) => Poll::Ready(None),
@@ -69,11 +73,18 @@ pub(super) async fn run<IO, S>(
     if let Err(error) = &result {
         tracing::debug!(%error, "connection ended early");
     }
-    let Some(parts) = connection.into_parts() else { return };
-    let guard = parts.io.into_inner();
-    drop(parts.service);
+    if exchange.progress() == Progress::Upgraded {
+        return;
+    }
+    drop(connection);
+    let closing = async {
+        // At once, unless the service keeps the upgrade that it has declined.
+        if let Ok(Ok(guard)) = tokio::time::timeout(linger::LINGER_TIME, returned).await {
+            guard.finish(result.is_ok()).await;
+        }
+    };
     tokio::select! {
-        () = guard.finish(result.is_ok()) => {}
+        () = closing => {}
         () = drain.forced() => {}
     }
 }

@@ -244,6 +244,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
         buf.put_slice(self.held.get(..length).unwrap_or_default());
         self.held.advance(length);
         self.judged -= length;
+        if self.held.is_empty() {
+            // Held bytes are rare: an idle connection need not keep the memory for them.
+            self.held = BytesMut::new();
+        }
     }
 
     /// Bytes of another protocol, unjudged.

@@ -138,9 +138,13 @@ fn render(refusal: EdgeRefusal) -> Response<Bytes> {
 }
 
 async fn bench(options: ServerOptions) -> Bench {
+    bench_with_delay(options, DRAIN_DELAY).await
+}
+
+async fn bench_with_delay(options: ServerOptions, delay: Duration) -> Bench {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let shutdown = Shutdown::new(DRAIN_DELAY, Duration::from_secs(3));
+    let shutdown = Shutdown::new(delay, Duration::from_secs(3));
     let (seen, stats) = (Arc::new(Seen::default()), Arc::new(EdgeStats::default()));
     let edge = Edge {
         options,
@@ -599,9 +603,8 @@ async fn what_does_not_end_is_dropped_when_the_drain_is_forced() {
 
 /// Keep-alive clients that go on until they are told to leave, then connect anew; none may see a failure before the
 /// listener is gone.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_under_load_fails_no_request() {
-    let bench = bench(options()).await;
+async fn drain_under_load(delay: Duration) {
+    let bench = bench_with_delay(options(), delay).await;
     let addr = bench.addr;
     let clients: Vec<_> = (0..32)
         .map(|client| {
@@ -632,6 +635,16 @@ async fn a_drain_under_load_fails_no_request() {
     }
     assert_eq!(served, bench.begun(), "every request that was seen was answered");
     assert_eq!(within(bench.shutdown).await.unwrap(), Ended::Clean);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_under_load_fails_no_request() {
+    drain_under_load(DRAIN_DELAY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_without_a_delay_fails_no_request_on_a_connection_in_use() {
+    drain_under_load(Duration::ZERO).await;
 }
 
 /// The requests of a stream, each with the body that the service has to see.
@@ -771,6 +784,7 @@ fn whatever_is_sent_the_connection_ends_and_the_service_sees_only_what_is_answer
             assert!(begun == answered || begun == answered + refused, "{begun} seen: {answers}");
             // hyper's own refusals have no body: none may be needed.
             assert_eq!(answers.matches("edge: ").count(), refused, "{answers}");
+            drop(client);
             until(|| bench.stats.open.load(Ordering::Relaxed) == 0).await;
         });
     });

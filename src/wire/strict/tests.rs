@@ -240,4 +240,19 @@ proptest! {
     fn no_bytes_at_all_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         judge(&bytes, &[7, 100]);
     }
+
+    #[test]
+    fn every_accepted_target_is_one_that_the_http_library_takes_unchanged(
+        target in prop_oneof!["/[\\x21-\\x7e]{0,8}", "https?://[a-c]{1,3}(:[0-9]{0,6})?[\\x21-\\x7e]{0,6}", "[\\x21-\\xff]{1,5}"],
+    ) {
+        let host = target.split("://").nth(1).and_then(|rest| rest.split(['/', '?']).next()).unwrap_or("a");
+        if flaw(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).is_none() {
+            let uri = http::Uri::try_from(target.as_str()).unwrap();
+            if target.starts_with('/') {
+                prop_assert_eq!(uri.to_string(), target);
+            } else {
+                prop_assert_eq!(uri.authority().unwrap().as_str(), host);
+            }
+        }
+    }
 }
