@@ -27,9 +27,9 @@ pub async fn run(arguments: ConfigArgs) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    report("configuration", Ok("valid".to_owned()));
-    let store = report(&format!("store {}", config.store.url), store(&config.store).await);
-    let upstream = report(&format!("upstream {}", config.upstream.url), upstream(&config).await);
+    report("configuration", &Ok("valid".to_owned()));
+    let store = report(&format!("store {}", config.store.url), &store(&config.store).await);
+    let upstream = report(&format!("upstream {}", config.upstream.url), &upstream(&config).await);
     if store && upstream {
         ExitCode::SUCCESS
     } else {
@@ -37,8 +37,8 @@ pub async fn run(arguments: ConfigArgs) -> ExitCode {
     }
 }
 
-fn report(what: &str, result: Result<String, String>) -> bool {
-    let (mark, text) = match &result {
+fn report(what: &str, result: &Result<String, String>) -> bool {
+    let (mark, text) = match result {
         Ok(text) => ("ok    ", text),
         Err(text) => ("FAILED", text),
     };

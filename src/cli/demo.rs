@@ -204,7 +204,7 @@ impl Step {
         } else {
             format!(" --json '{}'", self.body)
         };
-        format!("$ curl -H 'X-Install-Id: {install_id}'{body} {}", self.url(bridge))
+        format!("curl -H 'X-Install-Id: {install_id}'{body} {}", self.url(bridge))
     }
 
     async fn send(

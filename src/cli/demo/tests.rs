@@ -244,7 +244,7 @@ async fn the_demo_shows_a_basket_that_lasts_without_cookies_and_then_whatever_pa
 
     screen.shows("Ctrl-C ends the demo.").await;
     let text = screen.text();
-    assert_eq!(text.matches("$ curl -H 'X-Install-Id: ").count(), 3, "{text}");
+    assert_eq!(text.matches("curl -H 'X-Install-Id: ").count(), 3, "{text}");
     assert_eq!(text.matches("app → bridge    ").count(), 3, "{text}");
     assert_eq!(text.matches("(Set-Cookie: shop_session=").count(), 1, "{text}");
     assert_eq!(text.matches("bridge → app    200 (no Set-Cookie)").count(), 3, "{text}");
