@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -58,6 +58,8 @@ use body::Lease;
 use connect::Connection;
 use pool::Pool;
 use upload::{Upload, UploadBody};
+
+use super::headers::members;
 
 /// Where the backend is, and how its connections are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -290,7 +292,7 @@ fn receive(
 /// Leaves one statement of the length, the one that was followed (RFC 9112 section 6.3).
 fn settle_framing(headers: &mut HeaderMap) -> Result<(), UpstreamError> {
     if headers.contains_key(TRANSFER_ENCODING) {
-        let known = list(headers, &TRANSFER_ENCODING).all(|coding| {
+        let known = members(headers, &TRANSFER_ENCODING).all(|coding| {
             coding.is_empty() || coding.eq_ignore_ascii_case(b"chunked") || coding.eq_ignore_ascii_case(b"identity")
         });
         if !known {
@@ -307,7 +309,7 @@ fn settle_framing(headers: &mut HeaderMap) -> Result<(), UpstreamError> {
         return Ok(());
     }
     // hyper has made sure that all of them say the same, save where there is no body to measure.
-    let mut all = list(headers, &CONTENT_LENGTH);
+    let mut all = members(headers, &CONTENT_LENGTH);
     let first = all
         .next()
         .and_then(|length| std::str::from_utf8(length).ok()?.parse::<u64>().ok());
@@ -320,12 +322,6 @@ fn settle_framing(headers: &mut HeaderMap) -> Result<(), UpstreamError> {
     Ok(())
 }
 
-/// The members of a comma-separated field, over all its lines.
-fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
-    let lines = headers.get_all(name).iter();
-    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
-}
-
 fn says_close(headers: &HeaderMap) -> bool {
-    list(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"close"))
+    members(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"close"))
 }

@@ -90,7 +90,7 @@ pub fn forward(headers: &mut HeaderMap, hop: &Hop<'_>, trusted: &TrustedProxies)
 /// `X-Forwarded-For` and `Forwarded` of a trusted peer with the peer appended.
 fn extended(headers: &HeaderMap, peer: IpAddr, proto: &str, host: Option<&HeaderValue>) -> (String, String) {
     let given_list = joined(headers, &X_FORWARDED_FOR);
-    let given_elements = joined(headers, &FORWARDED);
+    let given_elements = elements(headers);
     let mut list = match (&given_list, &given_elements) {
         (Some(given), _) => given.clone(),
         (None, Some(elements)) => {
@@ -170,6 +170,15 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     (!all.is_empty()).then_some(all)
 }
 
+/// All of `Forwarded`; `None` also where a quote is left open, which would swallow what is appended.
+fn elements(headers: &HeaderMap) -> Option<String> {
+    joined(headers, &FORWARDED).filter(|elements| {
+        let mut quotes = Quotes::default();
+        elements.chars().for_each(|character| quotes.pass(character));
+        !quotes.open
+    })
+}
+
 fn set(headers: &mut HeaderMap, name: &HeaderName, value: String) {
     // Made of visible ASCII only; were it not, no claim is better than a wrong one.
     match HeaderValue::from_maybe_shared(Bytes::from(value)) {
@@ -192,7 +201,7 @@ pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &TrustedProxie
     if let Some(list) = joined(headers, &X_FORWARDED_FOR) {
         return walk(list.split(',').rev().map(str::trim), peer, trusted);
     }
-    let Some(elements) = joined(headers, &FORWARDED) else {
+    let Some(elements) = elements(headers) else {
         return peer;
     };
     let nodes: Vec<&str> = nodes_of(&elements).collect();
@@ -223,17 +232,30 @@ fn nodes_of(elements: &str) -> impl Iterator<Item = &str> {
 
 /// Splits at `separator`, save inside quotes.
 fn split_unquoted(text: &str, separator: char) -> impl Iterator<Item = &str> {
-    let (mut quoted, mut escaped) = (false, false);
+    let mut quotes = Quotes::default();
     text.split(move |character| {
-        if escaped {
-            escaped = false;
-        } else if quoted && character == '\\' {
-            escaped = true;
-        } else if character == '"' {
-            quoted = !quoted;
-        }
-        !quoted && character == separator
+        quotes.pass(character);
+        !quotes.open && character == separator
     })
+}
+
+/// Whether a reader that goes through a value is inside a quoted string (RFC 9110 section 5.6.4).
+#[derive(Default)]
+struct Quotes {
+    open: bool,
+    escaped: bool,
+}
+
+impl Quotes {
+    fn pass(&mut self, character: char) {
+        if self.escaped {
+            self.escaped = false;
+        } else if self.open && character == '\\' {
+            self.escaped = true;
+        } else if character == '"' {
+            self.open = !self.open;
+        }
+    }
 }
 
 /// An address, with or without a port, brackets or quotes.

@@ -2,6 +2,8 @@ use std::net::IpAddr;
 
 use super::*;
 
+type Lines<'a> = &'a [(&'static str, &'a str)];
+
 fn map(lines: &[(&'static str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in lines {
@@ -29,7 +31,7 @@ fn trusted() -> TrustedProxies {
 
 #[test]
 fn fields_of_one_hop_are_taken_off_a_request_and_all_others_stay() {
-    let cases: &[(&[(&'static str, &str)], &[(&'static str, &str)])] = &[
+    let cases: &[(Lines<'_>, Lines<'_>)] = &[
         (&[("accept", "*/*")], &[("accept", "*/*")]),
         (
             &[
@@ -208,7 +210,6 @@ fn a_request_without_a_host_claims_none() {
 
 #[test]
 fn a_trusted_proxy_gets_its_address_appended() {
-    type Lines<'a> = &'a [(&'static str, &'a str)];
     let cases: &[(Lines<'_>, Lines<'_>)] = &[
         (
             &[
@@ -239,6 +240,16 @@ fn a_trusted_proxy_gets_its_address_appended() {
                     "forwarded",
                     "For=\"[2001:db8::1]:4711\";proto=https, for=unknown, for=10.0.0.1;host=\"shop\";proto=http",
                 ),
+            ],
+        ),
+        (
+            // A quote that is never closed would swallow what is appended.
+            &[("forwarded", "for=6.6.6.6;host=\"")],
+            &[
+                ("x-forwarded-for", "10.0.0.1"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-host", "shop"),
+                ("forwarded", "for=10.0.0.1;host=\"shop\";proto=http"),
             ],
         ),
         (
@@ -287,7 +298,6 @@ fn an_ipv6_peer_and_an_odd_host_are_quoted() {
 
 #[test]
 fn the_client_is_the_right_most_hop_that_is_not_trusted() {
-    type Lines<'a> = &'a [(&'static str, &'a str)];
     let cases: &[(&str, Lines<'_>, &str)] = &[
         ("192.0.2.7", &[("x-forwarded-for", "1.2.3.4")], "192.0.2.7"),
         ("10.0.0.1", &[], "10.0.0.1"),
@@ -326,6 +336,7 @@ fn the_client_is_the_right_most_hop_that_is_not_trusted() {
             "1.2.3.4",
         ),
         ("10.0.0.1", &[("forwarded", "for=6.6.6.6, proto=http")], "10.0.0.1"),
+        ("10.0.0.1", &[("forwarded", "for=6.6.6.6, for=\"1.2.3.4")], "10.0.0.1"),
         (
             "10.0.0.1",
             &[("forwarded", "for=1.1.1.1"), ("x-forwarded-for", "2.2.2.2")],
@@ -358,4 +369,43 @@ fn a_sane_request_id_is_kept_and_any_other_replaced_by_a_uuid_v7() {
     let twice = map(&[("x-request-id", "a"), ("x-request-id", "a")]);
     assert_ne!(request_id(&twice, 0), "a");
     assert_ne!(request_id(&HeaderMap::new(), 0), request_id(&HeaderMap::new(), 0));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_claim_about_the_client_can_break_what_is_sent_on(
+        list in "[ -~]{0,60}",
+        elements in "(for=|host=|\"|\\\\|[0-9.,;:\\[\\] a-f]){0,30}",
+        host in "[!-~]{0,20}",
+        known in proptest::bool::ANY,
+    ) {
+        let given = map(&[("x-forwarded-for", &list), ("forwarded", &elements), ("x-forwarded-host", &host)]);
+        let peer = if known { ip("10.0.0.1") } else { ip("192.0.2.7") };
+        let host = HeaderValue::from_str(&host).unwrap();
+        let mut sent = given.clone();
+        forward(&mut sent, &Hop { peer, secure: true, host: Some(&host) }, &trusted());
+        let address = peer.to_string();
+        proptest::prop_assert!(sent["x-forwarded-for"].to_str().unwrap().ends_with(&address));
+        let element = ["for=", &address].concat();
+        proptest::prop_assert!(sent["forwarded"].to_str().unwrap().contains(&element));
+        if known {
+            // What was believed before is what the next hop would believe.
+            let mut again = HeaderMap::new();
+            again.insert("x-forwarded-for", sent["x-forwarded-for"].clone());
+            proptest::prop_assert_eq!(client_address(&again, peer, &trusted()), client_address(&given, peer, &trusted()));
+        } else {
+            proptest::prop_assert_eq!(client_address(&given, peer, &trusted()), peer);
+            proptest::prop_assert_eq!(&sent["x-forwarded-for"], address.as_str());
+        }
+    }
+
+    #[test]
+    fn no_connection_field_can_make_stripping_fail(options in "[ -~]{0,80}") {
+        let mut headers = map(&[("connection", &options), ("host", "shop"), ("cookie", "a=b"), ("te", &options)]);
+        strip_request(&mut headers);
+        proptest::prop_assert_eq!(&headers["host"], "shop");
+        proptest::prop_assert_eq!(&headers["cookie"], "a=b");
+        strip_response(&mut headers);
+        proptest::prop_assert_eq!(headers.get(CONNECTION), None);
+    }
 }

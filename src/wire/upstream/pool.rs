@@ -12,6 +12,10 @@ use super::stats::Counters;
 use super::upload::Upload;
 use super::{UpstreamError, UpstreamOptions};
 
+/// A connection that was put back an instant ago may have to come to rest: its own task has yet to run. One that does
+/// not in this time is closed: its backend answered without ever reading the end of the request.
+const SETTLE: Duration = Duration::from_millis(50);
+
 #[derive(Debug)]
 struct Idle {
     connection: Connection,
@@ -59,12 +63,8 @@ impl Pool {
     /// An idle connection that is still good, or a new one; `true` for one that was used before.
     pub(super) async fn connection(self: &Arc<Self>) -> Result<(Connection, bool), UpstreamError> {
         while let Some(mut connection) = self.take() {
-            // One that was put back an instant ago may not have come to rest.
-            let ready = connection.sender.is_ready()
-                || matches!(
-                    timeout(self.options.connect_timeout, connection.sender.ready()).await,
-                    Ok(Ok(()))
-                );
+            let ready =
+                connection.sender.is_ready() || matches!(timeout(SETTLE, connection.sender.ready()).await, Ok(Ok(())));
             if ready {
                 self.counters.reused.fetch_add(1, Ordering::Relaxed);
                 return Ok((connection, true));

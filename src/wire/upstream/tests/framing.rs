@@ -25,7 +25,7 @@ async fn answered(response: &'static [u8]) -> Result<Response<UpstreamBody>, Ups
 
 #[tokio::test]
 async fn path_and_query_arrive_byte_for_byte() {
-    for target in ["/", "/a%2fb//c/../d;x=1?q=%zz&r=[|]&s=\"", "/?", "/a?b?c", "*"] {
+    for target in ["/", "/a%2fb//c/../d;x=1|\"{}\"?q=%zz&r=[|]&s=^`", "/?", "/a?b?c", "*"] {
         let request = Request::options(target)
             .header("Host", "shop")
             .body(Body::empty())
@@ -98,25 +98,7 @@ async fn field_names_keep_their_case_in_both_directions() {
     })
     .await;
     let upstream = upstream(address);
-    let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let front_address = front.local_addr().unwrap();
-    tokio::spawn(async move {
-        let (stream, _) = front.accept().await.unwrap();
-        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let upstream = upstream.clone();
-            async move {
-                let mut request = request.map(Body::new);
-                request.headers_mut().insert("x-added", HeaderValue::from_static("1"));
-                upstream.send(request, PATIENCE).await
-            }
-        });
-        let io = hyper_util::rt::TokioIo::new(stream);
-        hyper::server::conn::http1::Builder::new()
-            .preserve_header_case(true)
-            .serve_connection(io, service)
-            .await
-    });
-    let mut client = BufReader::new(TcpStream::connect(front_address).await.unwrap());
+    let (mut client, _failures) = front(upstream).await;
     client
         .write_all(b"GET /x HTTP/1.1\r\nhOsT: shop\r\nauthORIZATION: a\r\nX-Y: b\r\nx-y: c\r\n\r\n")
         .await
@@ -128,6 +110,106 @@ async fn field_names_keep_their_case_in_both_directions() {
     for line in ["hOsT: shop", "authORIZATION: a", "X-Y: b", "x-y: c", "X-Added: 1"] {
         assert!(head.contains(&format!("\r\n{line}\r\n")), "{line} is not in {head}");
     }
+}
+
+/// A client of the server side of hyper with the pool behind it, as in the bridge; failures come out of the receiver.
+async fn front(upstream: Upstream) -> (Peer, tokio::sync::mpsc::UnboundedReceiver<UpstreamError>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (failures, receiver) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let (upstream, failures) = (upstream.clone(), failures.clone());
+            // A task of its own: it outlives a client that hangs up.
+            tokio::spawn(async move {
+                let mut request = request.map(Body::new);
+                crate::wire::headers::strip_request(request.headers_mut());
+                request.headers_mut().insert("x-added", HeaderValue::from_static("1"));
+                match upstream.send(request, PATIENCE).await {
+                    Ok(response) => response.map(Body::new),
+                    Err(error) => {
+                        failures.send(error).unwrap();
+                        Response::builder().status(502).body(Body::empty()).unwrap()
+                    }
+                }
+            })
+        });
+        let io = hyper_util::rt::TokioIo::new(stream);
+        hyper::server::conn::http1::Builder::new()
+            .preserve_header_case(true)
+            .serve_connection(io, service)
+            .await
+    });
+    (BufReader::new(TcpStream::connect(address).await.unwrap()), receiver)
+}
+
+const EXPECTING: &[u8] = b"POST / HTTP/1.1\r\nHost: shop\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+
+#[tokio::test]
+async fn a_client_that_waits_for_a_100_gets_it_once_the_backend_is_there() {
+    let (mut client, _failures) = front(upstream(answering(OK).await)).await;
+    client.write_all(EXPECTING).await.unwrap();
+    assert_eq!(read_head(&mut client).await.unwrap(), "HTTP/1.1 100 Continue\r\n\r\n");
+    client.write_all(b"hello").await.unwrap();
+    assert!(read_head(&mut client).await.unwrap().starts_with("HTTP/1.1 200 OK\r\n"));
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_a_100_sends_nothing_to_a_backend_that_is_not_there() {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (mut client, mut failures) = front(upstream(nobody)).await;
+    client.write_all(EXPECTING).await.unwrap();
+    assert!(read_head(&mut client).await.unwrap().starts_with("HTTP/1.1 502 "));
+    assert_eq!(failures.recv().await.unwrap().kind(), "connect");
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_in_mid_upload_is_told_from_a_failing_backend() {
+    let address = backend(|mut peer, _| async move {
+        let _ = peer.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let pool = upstream(address);
+    let (mut client, mut failures) = front(pool.clone()).await;
+    let half = b"POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 50\r\n\r\nhello";
+    client.write_all(half).await.unwrap();
+    until("the request is under way", || pool.stats().open == 1).await;
+    drop(client);
+    let error = failures.recv().await.unwrap();
+    assert_eq!(error.fault(), Fault::Client, "{error:?}");
+    until("the backend's connection is closed", || pool.stats().open == 0).await;
+}
+
+#[tokio::test]
+async fn trailers_of_a_request_arrive_where_they_are_announced() {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let address = backend(move |mut peer, _| {
+        let sender = sender.clone();
+        async move {
+            read_head(&mut peer).await.unwrap();
+            sender.send(read_head(&mut peer).await.unwrap()).unwrap();
+            peer.write_all(OK).await.unwrap();
+        }
+    })
+    .await;
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-sum", HeaderValue::from_static("9"));
+    let frames = [
+        http_body::Frame::data(Bytes::from_static(b"hello")),
+        http_body::Frame::trailers(trailers),
+    ];
+    let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, std::io::Error>)));
+    let mut request = post(Body::new(body));
+    request
+        .headers_mut()
+        .insert("trailer", HeaderValue::from_static("X-Sum"));
+    assert_eq!(
+        text(upstream(address).send(request, PATIENCE).await.unwrap()).await,
+        "ok"
+    );
+    let sent = receiver.recv().await.unwrap().to_ascii_lowercase();
+    assert_eq!(sent, "5\r\nhello\r\n0\r\nx-sum: 9\r\n\r\n");
 }
 
 #[tokio::test]
