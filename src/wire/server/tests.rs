@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::lifecycle::{Ended, Shutdown, Stage, Trigger};
 use crate::session::clock::SystemClock;
-use crate::wire::strict::malformed;
+use crate::wire::strict::samples::{GOOD, MALFORMED};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// More than the kernel keeps for a peer that does not read.
@@ -266,7 +266,7 @@ async fn an_axum_router_is_served() {
 #[tokio::test]
 async fn every_malformed_request_gets_a_readable_400_and_none_reaches_the_service() {
     let bench = bench(options()).await;
-    for (request, why) in malformed::TABLE {
+    for (request, why) in MALFORMED {
         let answer = bench.exchange(request.as_bytes()).await;
         assert!(
             answer.starts_with("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n"),
@@ -275,10 +275,7 @@ async fn every_malformed_request_gets_a_readable_400_and_none_reaches_the_servic
         assert!(answer.contains("\r\nConnection: close\r\n"), "{why}: {answer}");
         assert_eq!(bench.begun(), 0, "{why}");
     }
-    assert_eq!(
-        bench.stats.bad_request.load(Ordering::Relaxed),
-        malformed::TABLE.len() as u64
-    );
+    assert_eq!(bench.stats.bad_request.load(Ordering::Relaxed), MALFORMED.len() as u64);
     until(|| bench.stats.open.load(Ordering::Relaxed) == 0).await;
 }
 
@@ -806,10 +803,13 @@ fn whatever_is_sent_the_connection_ends_and_the_service_sees_only_what_is_answer
         ..ProptestConfig::default()
     };
     let edits = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3_u8), 0..3);
-    let parts = prop::collection::vec((any::<bool>(), 0..200_usize), 1..4);
+    let part = prop_oneof![
+        prop::sample::select(GOOD).prop_map(|request| request.as_bytes().to_vec()),
+        (any::<bool>(), 0..200_usize).prop_map(|(chunked, length)| encode_request(chunked, &vec![b'b'; length], 50)),
+    ];
+    let parts = prop::collection::vec(part, 1..4);
     proptest!(config, |(parts in parts, edits in edits, cut in any::<prop::sample::Index>())| {
-        let mut wire: Vec<u8> =
-            parts.iter().flat_map(|&(chunked, length)| encode_request(chunked, &vec![b'b'; length], 50)).collect();
+        let mut wire: Vec<u8> = parts.concat();
         wire.extend_from_slice(b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         for (at, byte, kind) in edits {
             let at = at.index(wire.len());
@@ -829,7 +829,7 @@ fn whatever_is_sent_the_connection_ends_and_the_service_sees_only_what_is_answer
             // The server may have refused and closed by now.
             let _ = client.write_all(&wire[cut..]).await;
             let answers = rest(&mut client).await;
-            let answered = answers.matches("HTTP/1.1 200 ").count();
+            let answered = answers.matches(" 200 OK\r\n").count();
             let refused = answers.matches("HTTP/1.1 4").count();
             assert!(refused <= 1, "{answers}");
             // One that broke in its body was seen, and was answered by the refusal.
