@@ -333,4 +333,28 @@ mod tests {
         trigger.fire("second");
         assert_eq!(run.await.unwrap(), Ended::Forced);
     }
+
+    #[tokio::test]
+    async fn sigterm_begins_and_sigint_then_forces() {
+        let (trigger, drain, run) = started();
+        trigger.on_signals().unwrap();
+        let _work = drain.hold();
+        let kill = async |signal: &str| {
+            let process = std::process::id().to_string();
+            assert!(
+                tokio::process::Command::new("kill")
+                    .args([signal, &process])
+                    .status()
+                    .await
+                    .unwrap()
+                    .success()
+            );
+        };
+        kill("-TERM").await;
+        tokio::time::timeout(DELAY, drain.draining()).await.expect("begun");
+        assert_eq!(drain.stage(), Stage::Draining);
+        kill("-INT").await;
+        tokio::time::timeout(DELAY, drain.forced()).await.expect("forced");
+        assert_eq!(run.await.unwrap(), Ended::Forced);
+    }
 }

@@ -148,6 +148,6 @@ impl Checker {
 }
 
 #[cfg(test)]
-pub(crate) mod malformed;
+pub(crate) mod samples;
 #[cfg(test)]
 mod tests;

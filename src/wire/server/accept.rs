@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::connection;
 use super::guard::Place;
@@ -23,6 +24,8 @@ pub const OVERLOAD_REFUSALS: usize = 256;
 /// word from a connection on which nothing is due, such as an event stream or a WebSocket.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
+/// An overload is logged no more often than this; it is counted each time.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -45,7 +48,7 @@ pub(super) async fn run<S: EdgeService>(listener: TcpListener, edge: Arc<Edge>, 
         slots: Arc::new(Semaphore::new(limit)),
         refusals: Arc::new(Semaphore::new(OVERLOAD_REFUSALS)),
     });
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut warned) = (FIRST_PAUSE, None::<Instant>);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -57,6 +60,10 @@ pub(super) async fn run<S: EdgeService>(listener: TcpListener, edge: Arc<Edge>, 
                 pause = FIRST_PAUSE;
                 // Not given up for a shutdown, which would reset this connection: refusals take seconds at most.
                 let seat = server.seat().await;
+                if matches!(seat, Some(Seat::Refused(_))) && warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                    tracing::warn!(limit, "too many connections: refusing");
+                    warned = Some(Instant::now());
+                }
                 server.start(io, peer, seat);
             }
             Err(error) => {
@@ -95,7 +102,6 @@ impl<S: EdgeService> Server<S> {
         if let Some(seat) = self.seat_now() {
             return Some(seat);
         }
-        tracing::warn!("too many connections: accepting none for now");
         tokio::select! {
             biased;
             slot = self.slots.clone().acquire_owned() => slot.map(Seat::Served).ok(),

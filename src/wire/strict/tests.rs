@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::samples::{GOOD, MALFORMED};
 use super::*;
 
 const MAX: usize = 4096;
@@ -58,24 +59,6 @@ fn flaw(request: &str) -> Option<Flaw> {
     judge(request.as_bytes(), &[]).flaw
 }
 
-/// Requests that are good, one each.
-const GOOD: &[&str] = &[
-    "GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n",
-    "\r\nGET / HTTP/1.1\r\nHost: shop.example\r\n\r\n",
-    "GET / HTTP/1.0\r\n\r\n",
-    "GET /a?b=c&d[]=e|f{g}^h\\i`j HTTP/1.1\r\nHost:shop.example:8080 \t\r\n\r\n",
-    "GET http://Shop.example/x HTTP/1.1\r\nHost: shop.example\r\n\r\n",
-    "GET https://shop.example?x HTTP/1.1\r\nHost: shop.example\r\n\r\n",
-    "OPTIONS * HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
-    "BREW /pot HTTP/1.1\r\nHost: a_b-c.d~\r\nX-Empty:\r\nX:\t \u{e9} \r\n\r\n",
-    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
-    "POST / HTTP/1.1\r\nHost: a\r\ncontent-length:  0005\t\r\n\r\nhello",
-    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n\n\r\0\r",
-    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\n",
-    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n00a\r\n0123456789\r\n000\r\n\r\n",
-    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;a;b=c;d=\"e \\\" f\"\r\nx\r\n0;z\r\nX-Sum: 1\r\nY:\r\n\r\n",
-];
-
 #[test]
 fn good_requests_are_released_byte_for_byte() {
     for request in GOOD {
@@ -87,7 +70,7 @@ fn good_requests_are_released_byte_for_byte() {
 
 #[test]
 fn every_malformed_request_of_the_table_is_refused() {
-    for (head, why) in malformed::TABLE {
+    for (head, why) in MALFORMED {
         assert!(
             matches!(flaw(head), Some(Flaw::Malformed(_))),
             "{why}: {head:?} was {:?}",

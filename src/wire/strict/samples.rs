@@ -1,7 +1,25 @@
-//! Requests that must be refused, each with what is wrong with it. Shared by the tests of the checker and of the server.
+//! Requests that must be served, and requests that must be refused: for the tests of the checker and of the server.
 
-/// The request as it is sent, and its flaw.
-pub(crate) const TABLE: &[(&str, &str)] = &[
+/// Requests that are good, one each.
+pub(crate) const GOOD: &[&str] = &[
+    "GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n",
+    "\r\nGET / HTTP/1.1\r\nHost: shop.example\r\n\r\n",
+    "GET / HTTP/1.0\r\n\r\n",
+    "GET /a?b=c&d[]=e|f{g}^h\\i`j HTTP/1.1\r\nHost:shop.example:8080 \t\r\n\r\n",
+    "GET http://Shop.example/x HTTP/1.1\r\nHost: shop.example\r\n\r\n",
+    "GET https://shop.example?x HTTP/1.1\r\nHost: shop.example\r\n\r\n",
+    "OPTIONS * HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
+    "BREW /pot HTTP/1.1\r\nHost: a_b-c.d~\r\nX-Empty:\r\nX:\t \u{e9} \r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\ncontent-length:  0005\t\r\n\r\nhello",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n\n\r\0\r",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n00a\r\n0123456789\r\n000\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;a;b=c;d=\"e \\\" f\"\r\nx\r\n0;z\r\nX-Sum: 1\r\nY:\r\n\r\n",
+];
+
+/// Requests that are not, each with what is wrong with it.
+pub(crate) const MALFORMED: &[(&str, &str)] = &[
     (
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "CL and TE",
