@@ -319,7 +319,29 @@ async fn a_disk_that_takes_no_writes_fails_changes_and_nothing_else() {
     store.create(&key(1), record(1, "kept", LONG), None).await.unwrap();
     let mut file = place.look().await;
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut file).await.unwrap();
-    let refused = store.create(&key(2), record(1, "refused", LONG), None).await;
+    let (one, two) = (key(1), key(2));
+    let changes = async {
+        tokio::join!(
+            store.create(&two, record(1, "refused", LONG), None),
+            store.replace(&one, version(1), record(2, "refused", LONG), None),
+        )
+    };
+    let reads = async {
+        loop {
+            let seen = store.load(&one).await.unwrap().expect("a record").version;
+            assert_eq!(
+                (seen, store.load(&two).await),
+                (version(1), Ok(None)),
+                "seen before it is on the disk"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (refused, replaced) = tokio::select! {
+        outcomes = changes => outcomes,
+        () = reads => unreachable!("it never ends"),
+    };
+    assert!(matches!(replaced, Err(StoreError::Unavailable(_))), "{replaced:?}");
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
     assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
     assert!(store.load(&key(1)).await.unwrap().is_some());
