@@ -192,7 +192,7 @@ async fn a_redis_that_died_is_in_use_again_within_a_second_of_its_return() {
         assert!(matches!(failure, Err(StoreError::Unavailable(_))), "{failure:?}");
     }
     // Long enough for the pauses between attempts to have grown to their longest.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let asked = Instant::now();
     assert!(store.load(&key(1)).await.is_err());
     assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
@@ -279,6 +279,30 @@ async fn a_read_outlives_the_loss_of_its_connection() {
         server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         assert!(store.load(&key(1)).await.unwrap().is_some());
     }
+}
+
+#[tokio::test]
+async fn of_the_calls_under_way_when_redis_dies_reads_are_asked_again_and_changes_are_not() {
+    let mut server = RedisServer::start();
+    let store = connect(&server, PATIENT).await;
+    // It takes the commands, and dies before it has looked at them.
+    server.stop();
+    let read_key = key(1);
+    let written = key(2);
+    let calls = async {
+        tokio::join!(
+            store.load(&read_key),
+            store.create(&written, record(1, "x", LONG), None)
+        )
+    };
+    let death = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.restart();
+    };
+    let ((load, create), ()) = tokio::join!(calls, death);
+    assert_eq!(load, Ok(None));
+    assert!(matches!(create, Err(StoreError::Ambiguous(_))), "{create:?}");
+    assert_eq!(store.load(&key(2)).await, Ok(None));
 }
 
 #[tokio::test]

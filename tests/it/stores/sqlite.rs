@@ -319,7 +319,29 @@ async fn a_disk_that_takes_no_writes_fails_changes_and_nothing_else() {
     store.create(&key(1), record(1, "kept", LONG), None).await.unwrap();
     let mut file = place.look().await;
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut file).await.unwrap();
-    let refused = store.create(&key(2), record(1, "refused", LONG), None).await;
+    let (one, two) = (key(1), key(2));
+    let changes = async {
+        tokio::join!(
+            store.create(&two, record(1, "refused", LONG), None),
+            store.replace(&one, version(1), record(2, "refused", LONG), None),
+        )
+    };
+    let reads = async {
+        loop {
+            let seen = store.load(&one).await.unwrap().expect("a record").version;
+            assert_eq!(
+                (seen, store.load(&two).await),
+                (version(1), Ok(None)),
+                "seen before it is on the disk"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (refused, replaced) = tokio::select! {
+        outcomes = changes => outcomes,
+        () = reads => unreachable!("it never ends"),
+    };
+    assert!(matches!(replaced, Err(StoreError::Unavailable(_))), "{replaced:?}");
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
     assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
     assert!(store.load(&key(1)).await.unwrap().is_some());
@@ -331,6 +353,83 @@ async fn a_disk_that_takes_no_writes_fails_changes_and_nothing_else() {
         store.create(&key(2), record(1, "taken", LONG), None).await,
         Ok(Created::Won)
     );
+}
+
+/// Where the process that may write little is to put its file.
+const SMALL_PLACE: &str = "SESSION_BRIDGE_TEST_SMALL_PLACE";
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_that_was_answered() {
+    let place = Place::new();
+    // 128 KiB a file; a write past that is an error, as on a full disk.
+    let run = r#"trap '' XFSZ; ulimit -f 256; exec "$0" --exact stores::sqlite::fills_its_place --ignored --nocapture"#;
+    let output = std::process::Command::new("sh")
+        .args(["-c", run])
+        .arg(std::env::current_exe().unwrap())
+        .env(SMALL_PLACE, place.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let stored = text
+        .lines()
+        .find_map(|line| line.strip_prefix("stored ")?.parse::<u32>().ok())
+        .expect("a number");
+    assert!(stored > 0);
+    let store = place.open().await;
+    for n in 0..stored {
+        assert!(store.load(&key(n)).await.unwrap().is_some(), "{n} of {stored}");
+    }
+    assert_eq!(
+        store.create(&key(9999), record(1, "room again", LONG), None).await,
+        Ok(Created::Won)
+    );
+}
+
+#[tokio::test]
+#[ignore = "run in a process of its own by the test above"]
+#[allow(clippy::print_stdout, reason = "so it reports to the test above")]
+async fn fills_its_place() {
+    let Some(path) = std::env::var_os(SMALL_PLACE) else {
+        return;
+    };
+    let store = SqliteStore::open(path, TIMEOUT, Arc::new(Subject::clock()))
+        .await
+        .unwrap();
+    let filler = "x".repeat(2000);
+    let mut stored = 0;
+    let error = loop {
+        assert!(stored < 1000, "there is no limit");
+        match store.create(&key(stored), record(1, &filler, LONG), None).await {
+            Ok(outcome) => assert_eq!(outcome, Created::Won),
+            Err(error) => break error,
+        }
+        stored += 1;
+    };
+    assert!(
+        matches!(error, StoreError::Unavailable(_) | StoreError::Ambiguous(_)),
+        "{error:?}"
+    );
+    // What is left may take a trial write or two.
+    eventually("the store to say that it cannot write", || async {
+        assert!(
+            store
+                .create(&key(stored), record(2, &filler, LONG), None)
+                .await
+                .is_err()
+        );
+        store.ping().await.is_err()
+    })
+    .await;
+    for n in 0..stored {
+        assert!(store.load(&key(n)).await.unwrap().is_some());
+    }
+    assert_eq!(store.acquire_lease(&key(5000), token(1), LONG).await, Ok(Acquired::Won));
+    println!("stored {stored}");
 }
 
 #[tokio::test]
