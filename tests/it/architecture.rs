@@ -107,7 +107,8 @@ fn names_crate(code: &str, name: &str) -> bool {
     let path = format!("{name}::");
     code.match_indices(&path).any(|(at, _)| {
         let before = code[..at].chars().next_back().unwrap_or(' ');
-        !before.is_alphanumeric() && before != '_' && before != ':'
+        // Behind a quote it is a text: the target of a log line.
+        !before.is_alphanumeric() && !['_', ':', '"'].contains(&before)
     })
 }
 
@@ -116,13 +117,13 @@ fn each_layer_uses_only_those_below_it() {
     // `metrics` holds the names of all metrics, and is used by every part that counts something.
     let allowed: &[(&str, &[&str])] = &[
         ("session", &[]),
-        ("metrics", &[]),
+        ("metrics", &["session"]),
         ("wire", &["metrics"]),
         ("store", &["session", "metrics"]),
         ("bridge", &["session", "wire", "metrics"]),
         ("ops", &["session", "metrics"]),
         ("lifecycle", &[]),
-        ("telemetry", &[]),
+        ("telemetry", &["config"]),
         ("config", &["session"]),
     ];
     for source in sources() {
