@@ -1,4 +1,25 @@
-//! The behaviour of the bridge, seen from outside.
+//! The behaviour of the bridge, seen from outside: real processes, real sockets, real backends.
+//!
+//! One file a behaviour; `support` is what they are made of. `tests/run` brings the programs that are needed.
+//! `SESSION_BRIDGE_TEST_FULL=1` raises the counts to the full ones.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says why on stderr"
+)]
+
+mod architecture;
+mod backends;
+mod commit;
+mod config_cli;
+mod outage;
+mod proxying;
+mod secrets;
+mod shutdown;
+mod single_flight;
 mod stores;
 mod support;

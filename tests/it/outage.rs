@@ -1,0 +1,331 @@
+//! When things fail: the store, the backend, and both ways out of it (F1 to F5).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::bridge::{Bridge, BridgeBuilder};
+use crate::support::client::{Answer, Call};
+use crate::support::gate::Gate;
+use crate::support::raw::RawBackend;
+use crate::support::redis::RedisServer;
+use crate::support::shop::Shop;
+use crate::support::{InstallId, eventually, local, unused_port};
+
+/// A shop, and a Redis that can be cut off from the bridges.
+struct Scene {
+    shop: Shop,
+    gate: Gate,
+    builder: BridgeBuilder,
+    _redis: RedisServer,
+}
+
+/// `store.timeout` plus what a loaded machine may add.
+const REFUSED_WITHIN: Duration = Duration::from_millis(250 + 500);
+
+impl Scene {
+    async fn new() -> Self {
+        let (shop, redis) = (Shop::start().await, RedisServer::start());
+        let gate = Gate::to(local(redis.port())).await;
+        let builder = Bridge::before(&shop.url())
+            .store(&format!("redis://127.0.0.1:{}/0", gate.port()))
+            .id_cookies(&["sid"])
+            .auth_paths(&["/login*", "/logout*"]);
+        Self {
+            shop,
+            gate,
+            builder,
+            _redis: redis,
+        }
+    }
+}
+
+fn assert_store_unavailable(answer: &Answer) {
+    assert_eq!(
+        (answer.status, answer.problem().as_str()),
+        (503, "store-unavailable"),
+        "{}",
+        answer.text()
+    );
+    let seconds: u32 = answer.header("retry-after").parse().expect("Retry-After in seconds");
+    assert!(seconds > 0);
+}
+
+/// What operators are shown of an installation.
+async fn record(bridge: &Bridge, id: &InstallId) -> Answer {
+    bridge.ops(Call::get(&format!("/sessions/{}", id.as_str()))).await
+}
+
+/// While the store does what `break_it` does, known and unknown installations are refused in time; afterwards the
+/// known one goes on within a second.
+async fn an_outage_refuses_and_ends(break_it: impl Fn(&Gate)) {
+    let scene = Scene::new().await;
+    let bridge = scene.builder.clone().start().await;
+    let (known, unknown) = (InstallId::random(), InstallId::random());
+    bridge.ok(Call::post("/basket/add").of(&known)).await;
+
+    break_it(&scene.gate);
+    let reached = scene.shop.count();
+    for id in [&known, &unknown, &known] {
+        let start = Instant::now();
+        assert_store_unavailable(&bridge.send(Call::post("/basket/add").of(id)).await);
+        assert!(start.elapsed() < REFUSED_WITHIN, "refused after {:?}", start.elapsed());
+    }
+    assert_eq!(scene.shop.count(), reached, "nothing reached the backend");
+    eventually("readiness to fail", Duration::from_secs(5), async || {
+        bridge.ready().await == Some(503)
+    })
+    .await;
+    assert_eq!(
+        bridge.ops(Call::get("/livez")).await.status,
+        200,
+        "the process itself is well"
+    );
+
+    scene.gate.open();
+    let mut shown = None;
+    eventually(
+        "the known installation to be served",
+        Duration::from_secs(1),
+        async || {
+            let answer = bridge.send(Call::post("/basket").of(&known)).await;
+            if answer.status == 200 {
+                shown = Some(answer.json());
+            } else {
+                assert_store_unavailable(&answer);
+            }
+            shown.is_some()
+        },
+    )
+    .await;
+    let shown = shown.expect("it was served");
+    assert_eq!(
+        (&shown["basket"], &shown["started"]),
+        (&1.into(), &false.into()),
+        "it has its old session"
+    );
+    assert_eq!(
+        scene.shop.sessions_started(),
+        1,
+        "an outage was never read as \"no session\""
+    );
+    assert_eq!(bridge.ok(Call::post("/basket/add").of(&unknown)).await["started"], true);
+    eventually("readiness to return", Duration::from_secs(5), async || {
+        bridge.ready().await == Some(200)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_store_refuses_in_time_and_its_return_needs_no_restart() {
+    an_outage_refuses_and_ends(Gate::cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_store_refuses_in_time_and_its_return_needs_no_restart() {
+    an_outage_refuses_and_ends(Gate::stall).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_starts_without_its_store_serves_once_it_is_there() {
+    let scene = Scene::new().await;
+    scene.gate.cut();
+    let bridge = scene.builder.clone().start_unready().await;
+    assert_eq!(bridge.ready().await, Some(503));
+    assert_store_unavailable(&bridge.send(Call::post("/basket").of(&InstallId::random())).await);
+    scene.gate.open();
+    eventually("readiness", Duration::from_secs(5), async || {
+        bridge.ready().await == Some(200)
+    })
+    .await;
+    bridge.ok(Call::post("/basket").of(&InstallId::random())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_store_a_stateless_bridge_forwards_without_cookies() {
+    let scene = Scene::new().await;
+    let bridge = scene
+        .builder
+        .clone()
+        .set("session.on_store_error", "stateless")
+        .start()
+        .await;
+    let id = InstallId::random();
+    bridge.ok(Call::post("/basket/add").of(&id)).await;
+    scene.gate.cut();
+    for _ in 0..2 {
+        let answer = bridge
+            .send(Call::post("/basket/add").of(&id).header("cookie", "sid=evil"))
+            .await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(
+            answer.json()["cookies"],
+            "",
+            "no cookie goes out, neither the client's nor the session's"
+        );
+        assert!(!answer.headers.contains_key("set-cookie"), "and none comes in");
+    }
+    scene.gate.open();
+    eventually("the session to be found again", Duration::from_secs(5), async || {
+        let answer = bridge.send(Call::post("/basket").of(&id)).await;
+        answer.status == 200 && answer.json()["basket"] == 1
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_could_not_be_stored_is_delivered_served_and_stored_later() {
+    let scene = Scene::new().await;
+    let bridge = scene.builder.clone().start().await;
+    let other = scene.builder.clone().start().await;
+    let id = InstallId::random();
+    bridge.ok(Call::post("/basket/add").of(&id)).await;
+
+    let before = record(&other, &id).await.text();
+    let rotating = bridge.send(Call::post("/rotate?after=500").of(&id));
+    let cutting = async {
+        scene.shop.wait_for("/rotate").await;
+        scene.gate.cut();
+    };
+    let (rotated, ()) = tokio::join!(rotating, cutting);
+    assert_eq!(
+        rotated.status,
+        200,
+        "the backend's response is delivered: {}",
+        rotated.text()
+    );
+    let rotated = rotated.json();
+
+    let meanwhile = bridge.ok(Call::post("/basket").of(&id)).await;
+    assert_eq!(
+        meanwhile["session"], rotated["session"],
+        "this replica serves the change"
+    );
+    assert_store_unavailable(&other.send(Call::post("/basket").of(&id)).await);
+
+    scene.gate.open();
+    // The shop would answer the dead ID with a fresh session: the other replica is used only once the change is there.
+    eventually("the change to be stored", Duration::from_secs(10), async || {
+        let now = record(&other, &id).await;
+        now.status == 200 && now.text() != before
+    })
+    .await;
+    let shown = other.ok(Call::post("/basket").of(&id)).await;
+    assert_eq!(
+        (&shown["session"], &shown["started"]),
+        (&rotated["session"], &false.into()),
+        "stored in the end"
+    );
+    assert_eq!(scene.shop.sessions_started(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_session_that_could_not_be_stored_is_served_and_stored_later() {
+    let scene = Scene::new().await;
+    let bridge = scene.builder.clone().start().await;
+    let id = InstallId::random();
+    let starting = bridge.send(Call::post("/basket/add?after=500").of(&id));
+    let cutting = async {
+        scene.shop.wait_for("after=500").await;
+        scene.gate.cut();
+    };
+    let (started, ()) = tokio::join!(starting, cutting);
+    assert_eq!(
+        started.status,
+        200,
+        "the backend's response is delivered: {}",
+        started.text()
+    );
+    let meanwhile = bridge.ok(Call::post("/basket").of(&id)).await;
+    assert_eq!(meanwhile["basket"], 1, "this replica serves the session: {meanwhile}");
+    scene.gate.open();
+    let other = scene.builder.clone().start().await;
+    let found = async || record(&other, &id).await.status == 200;
+    eventually("the session to be stored", Duration::from_secs(10), found).await;
+    assert_eq!(other.ok(Call::post("/basket").of(&id)).await["basket"], 1);
+    assert_eq!(scene.shop.sessions_started(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_refuses_connections_is_a_502() {
+    let bridge = Bridge::before(&format!("http://127.0.0.1:{}", unused_port()))
+        .start_unready()
+        .await;
+    let answer = bridge.send(Call::post("/basket").of(&InstallId::random())).await;
+    assert_eq!(
+        (answer.status, answer.problem().as_str()),
+        (502, "upstream-unreachable")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_too_slow_is_a_504_and_is_asked_once() {
+    let shop = Shop::start().await;
+    let bridge = Bridge::before(&shop.url())
+        .set("upstream.response_timeout", "300ms")
+        .start()
+        .await;
+    let start = Instant::now();
+    let answer = bridge
+        .send(Call::post("/none?before=5000").of(&InstallId::random()))
+        .await;
+    assert_eq!((answer.status, answer.problem().as_str()), (504, "upstream-timeout"));
+    assert!(
+        start.elapsed() < Duration::from_millis(300 + 700),
+        "answered after {:?}",
+        start.elapsed()
+    );
+    assert_eq!(shop.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_may_give_the_backend_more_time() {
+    let shop = Shop::start().await;
+    let bridge = Bridge::before(&shop.url()).set("upstream.response_timeout", "300ms");
+    let bridge = bridge.route("path = \"/none\"\ntimeout = \"5s\"").start().await;
+    bridge.ok(Call::post("/none?before=800").of(&InstallId::random())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_does_not_speak_http_is_a_502_that_repeats_nothing_of_it() {
+    let backend = RawBackend::answering("secret internals of the shop\r\n\r\n").await;
+    let bridge = Bridge::before(&backend.url()).start().await;
+    let answer = bridge.send(Call::post("/basket").of(&InstallId::random())).await;
+    assert_eq!(
+        (answer.status, answer.problem().as_str()),
+        (502, "upstream-bad-response")
+    );
+    assert!(
+        !answer.text().contains("internals") && !answer.text().contains("127.0.0.1"),
+        "{}",
+        answer.text()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_the_backend_read_is_never_sent_again() {
+    let backend = RawBackend::scripted(|_, stream| async move { drop(stream) }).await;
+    let bridge = Bridge::before(&backend.url()).start().await;
+    for method in [Call::post("/order"), Call::get("/order")] {
+        let sent = backend.seen().len();
+        let answer = bridge.send(method.of(&InstallId::random())).await;
+        assert_eq!(
+            (answer.status, answer.problem().as_str()),
+            (502, "upstream-bad-response")
+        );
+        assert_eq!(backend.seen().len(), sent + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_the_backend_lost_is_replaced_by_its_own_answer() {
+    let shop = Shop::start().await;
+    let bridge = Bridge::before(&shop.url()).id_cookies(&["sid"]).start().await;
+    let id = InstallId::random();
+    let first = bridge.ok(Call::post("/basket/add").of(&id)).await;
+    shop.forget_all();
+    let fresh = bridge.ok(Call::post("/basket/add").of(&id)).await;
+    assert_ne!(fresh["session"], first["session"]);
+    let shown = bridge.ok(Call::post("/basket").of(&id)).await;
+    assert_eq!((&shown["session"], &shown["basket"]), (&fresh["session"], &1.into()));
+}

@@ -1,0 +1,46 @@
+//! Replicas of the bridge over one Redis, before one shop.
+
+use super::bridge::{Bridge, BridgeBuilder};
+use super::redis::RedisServer;
+use super::shop::Shop;
+
+/// Several bridge processes that share a store and a backend.
+pub(crate) struct Fleet {
+    pub(crate) shop: Shop,
+    pub(crate) bridges: Vec<Bridge>,
+    /// How each replica was configured, to start one more.
+    pub(crate) builder: BridgeBuilder,
+    _redis: RedisServer,
+}
+
+impl Fleet {
+    /// `replicas` processes with the usual settings.
+    pub(crate) async fn of(replicas: usize) -> Self {
+        Self::configured(replicas, |builder| builder).await
+    }
+
+    /// `replicas` processes, each configured by `configure`.
+    pub(crate) async fn configured(replicas: usize, configure: impl FnOnce(BridgeBuilder) -> BridgeBuilder) -> Self {
+        let (shop, redis) = (Shop::start().await, RedisServer::start());
+        let builder = Bridge::before(&shop.url())
+            .store(&redis.url())
+            .id_cookies(&["sid"])
+            .auth_paths(&["/login*", "/logout*"]);
+        let builder = configure(builder);
+        let mut bridges = Vec::new();
+        for _ in 0..replicas {
+            bridges.push(builder.clone().start().await);
+        }
+        Self {
+            shop,
+            bridges,
+            builder,
+            _redis: redis,
+        }
+    }
+
+    /// The replica whose turn it is at `step`.
+    pub(crate) fn turn(&self, step: usize) -> &Bridge {
+        &self.bridges[step % self.bridges.len()]
+    }
+}
