@@ -28,7 +28,7 @@ use crate::bridge::sessions::Sessions;
 use crate::config::Config;
 use crate::lifecycle::{Drain, Ended, Shutdown, Trigger};
 use crate::metrics::{Metrics, Source};
-use crate::ops::{self, Ops, health::Readiness};
+use crate::ops::{self, Ops, SessionAccess, health::Readiness};
 use crate::session::clock::{Clock, SystemClock};
 use crate::session::credential::Credential;
 use crate::session::store::SessionStore;
@@ -259,11 +259,11 @@ fn ops_router(
         metrics,
         sessions: Arc::new(admin::Admin::new(sessions, pending)),
         format: parts::format(config.install_id.format),
-        token: config
-            .ops
-            .token
-            .as_ref()
-            .map(|token| Credential::new(token.expose().as_bytes())),
+        access: match &config.ops.token {
+            Some(token) => SessionAccess::Token(Credential::new(token.expose().as_bytes())),
+            None if config.ops.listen.ip().is_loopback() => SessionAccess::Anyone,
+            None => SessionAccess::Nobody,
+        },
     })
 }
 

@@ -15,11 +15,14 @@
 //! # The rules of the layers
 //!
 //! ```text
-//! main → cli → app → { bridge, store, wire, ops, lifecycle, config, telemetry }
-//!                bridge → { session, wire }
-//!                store  → session
-//!                ops    → session
-//!                session → nothing of ours
+//! main → cli → { app, config, telemetry }
+//!              app → { bridge, store, wire, ops, lifecycle, metrics, config }
+//!                    bridge  → { session, wire, metrics }
+//!                    store   → session
+//!                    ops     → { session, metrics }
+//!                    metrics → session
+//!                    wire    → { session::clock, lifecycle }
+//!                    session, lifecycle → nothing of ours
 //! ```
 //!
 //! `session` is pure: no runtime, no HTTP library, no driver. `bridge` knows the trait

@@ -42,8 +42,19 @@ pub struct Ops {
     pub sessions: Arc<dyn SessionAdmin>,
     /// The form of a valid Install ID.
     pub format: Format,
-    /// What has to be shown as `Authorization: Bearer` for `/sessions`; `None`: anyone who can connect may.
-    pub token: Option<Credential>,
+    /// Who may use `/sessions`.
+    pub access: SessionAccess,
+}
+
+/// Who may use `/sessions`.
+#[derive(Clone, Debug)]
+pub enum SessionAccess {
+    /// Anyone who can connect: for a loopback listener.
+    Anyone,
+    /// Who shows this as `Authorization: Bearer`.
+    Token(Credential),
+    /// Nobody: the listener can be reached from elsewhere, and no token is configured.
+    Nobody,
 }
 
 /// The routes of the operators' listener.
@@ -147,7 +158,7 @@ mod tests {
             metrics: Arc::new(Metrics::new(&[])),
             sessions: Arc::new(NoSessions),
             format: Format::Uuid,
-            token: None,
+            access: SessionAccess::Anyone,
         }
     }
 

@@ -42,6 +42,8 @@ pub struct Settled {
     pub effect: Effect,
     /// Cookies that were not kept, and why.
     pub dropped: Vec<(CookieKey, merge::Drop)>,
+    /// How many cookies had to make room in the jar.
+    pub evicted: usize,
 }
 
 impl Change {
@@ -123,6 +125,7 @@ impl Change {
             snapshot,
             effect: merged.effect,
             dropped: merged.dropped,
+            evicted: merged.evicted,
         };
         (settled, merged.action, next)
     }

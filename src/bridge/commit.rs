@@ -101,6 +101,10 @@ impl Commit {
         for (cookie, reason) in &settled.dropped {
             self.dropped(key, &cookie.name, (*reason).into());
         }
+        if settled.evicted > 0 {
+            tracing::warn!(install = %key, cookies = settled.evicted, "the jar is full: cookies had to make room");
+        }
+        (0..settled.evicted).for_each(|_| self.metrics.cookie_dropped(CookieDrop::Evicted));
         self.committed(settled.snapshot, settled.effect)
     }
 

@@ -7,7 +7,7 @@ use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::{Serialize, Serializer};
 
-use super::{Ops, error, json};
+use super::{Ops, SessionAccess, error, json};
 use crate::session::clock::Timestamp;
 use crate::session::credential::{Credential, bearer_token};
 use crate::session::install_id::InstallId;
@@ -131,7 +131,11 @@ pub(super) async fn end(State(ops): State<Ops>, headers: HeaderMap, path: InPath
 
 /// The token is asked for before the path is looked at.
 fn admit(ops: &Ops, headers: &HeaderMap, path: InPath) -> Result<InstallId, Box<Response<Body>>> {
-    if let Some(token) = &ops.token {
+    if let SessionAccess::Nobody = &ops.access {
+        let why = "ops.token_file is not set, and this listener can be reached from other machines";
+        return Err(Box::new(error(StatusCode::FORBIDDEN, why)));
+    }
+    if let SessionAccess::Token(token) = &ops.access {
         let shown = headers
             .get(AUTHORIZATION)
             .and_then(|value| bearer_token(value.as_bytes()));
@@ -217,7 +221,9 @@ mod tests {
             metrics: Arc::new(Metrics::new(&[])),
             sessions: Arc::new(Admin(Mutex::new(held))),
             format: Format::Uuid,
-            token: token.map(|token| Credential::new(token.as_bytes())),
+            access: token.map_or(SessionAccess::Anyone, |token| {
+                SessionAccess::Token(Credential::new(token.as_bytes()))
+            }),
         }
     }
 

@@ -86,6 +86,8 @@ pub struct Merged {
     pub effect: Effect,
     /// The cookies that were not kept.
     pub dropped: Vec<(CookieKey, Drop)>,
+    /// How many cookies had to make room in the jar.
+    pub evicted: usize,
 }
 
 /// Decides what `said`, the response to a request that was sent with `sent`, does to `now`.
@@ -104,6 +106,7 @@ pub fn merge(
             action: Action::Keep,
             effect: Effect::None,
             dropped: Vec::new(),
+            evicted: 0,
         };
     }
     let removed_meanwhile = is_removed(sent, now);
@@ -161,6 +164,7 @@ fn drop_all(says: &[&Cookie], reason: Drop) -> Merged {
         action: Action::Keep,
         effect: Effect::None,
         dropped,
+        evicted: 0,
     }
 }
 
@@ -226,13 +230,13 @@ fn apply(
     };
     let had_session = now.is_some_and(|now| policy.has_session(now.record.jar(), said.at));
     let (mut altered, mut id_changed) = (false, false);
-    let mut dropped = Vec::new();
+    let (mut dropped, mut evicted) = (Vec::new(), 0);
     for (cookie, verdict) in says.iter().zip(verdicts) {
         let is_id = policy.is_id(cookie.name());
         match verdict {
             Verdict::Store => {
                 note(&mut record, now, cookie, said, next);
-                record.jar.insert((*cookie).clone());
+                evicted += record.jar.insert((*cookie).clone());
                 altered = true;
                 id_changed |= is_id;
             }
@@ -271,6 +275,7 @@ fn apply(
         action,
         effect,
         dropped,
+        evicted,
     }
 }
 
