@@ -60,6 +60,7 @@ VOLUME /var/lib/session-bridge
 EXPOSE 8080 9090
 
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 CMD ["session-bridge", "health"]
+# The command itself gives up after 3 s, and says why.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 CMD ["session-bridge", "health"]
 ENTRYPOINT ["session-bridge"]
 CMD ["serve"]
