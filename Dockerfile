@@ -26,10 +26,12 @@ RUN mkdir -p src tests/it \
  && cargo build --release --locked --bin session-bridge
 
 # The sources. They get a new time, since cargo judges by it and the stand-ins above are younger than them.
+# The binary keeps the names of its functions, but not the line tables: they are four fifths of it.
 COPY src src
 RUN find src -name '*.rs' -exec touch {} + \
  && cargo build --release --locked --bin session-bridge \
  && install -D -m 0755 target/release/session-bridge /image/usr/local/bin/session-bridge \
+ && strip --strip-debug /image/usr/local/bin/session-bridge \
  && mkdir -p /state/session-bridge
 
 FROM ${RUNTIME}
@@ -60,6 +62,7 @@ VOLUME /var/lib/session-bridge
 EXPOSE 8080 9090
 
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 CMD ["session-bridge", "health"]
+# The command itself gives up after 3 s, and says why.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 CMD ["session-bridge", "health"]
 ENTRYPOINT ["session-bridge"]
 CMD ["serve"]
