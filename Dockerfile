@@ -26,12 +26,10 @@ RUN mkdir -p src tests/it \
  && cargo build --release --locked --bin session-bridge
 
 # The sources. They get a new time, since cargo judges by it and the stand-ins above are younger than them.
-# The binary keeps the names of its functions, but not the line tables: they are four fifths of it.
 COPY src src
 RUN find src -name '*.rs' -exec touch {} + \
  && cargo build --release --locked --bin session-bridge \
  && install -D -m 0755 target/release/session-bridge /image/usr/local/bin/session-bridge \
- && strip --strip-debug /image/usr/local/bin/session-bridge \
  && mkdir -p /state/session-bridge
 
 FROM ${RUNTIME}
@@ -50,12 +48,13 @@ COPY --from=build --chown=65532:65532 /state/ /var/lib/
 # A number, so that Kubernetes can see that it is not root (runAsNonRoot). No account of that number is needed.
 USER 65532:65532
 
-# session-bridge.toml is looked for in the working directory; without one the built-in defaults hold.
-WORKDIR /etc/session-bridge
+# The configuration is to be mounted; without one, this file leaves everything at the defaults. A key can also be set
+# by the environment (SESSION_BRIDGE_UPSTREAM__URL), which beats the file.
+COPY config/container.toml /etc/session-bridge/session-bridge.toml
+ENV SESSION_BRIDGE_CONFIG=/etc/session-bridge/session-bridge.toml
 
-# The embedded store, on the volume. The environment beats the file: to use another store, set this variable
-# (or --store) and not only `store.url` in the file.
-ENV SESSION_BRIDGE_STORE__URL=sqlite:///var/lib/session-bridge/session-bridge.db
+# The embedded store is on the volume, since its default is a file in the working directory.
+WORKDIR /var/lib/session-bridge
 VOLUME /var/lib/session-bridge
 
 # The traffic, and the operators' listener. The latter is on loopback unless `ops.listen` says otherwise.

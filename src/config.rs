@@ -34,7 +34,7 @@ pub use sections::{
 };
 pub use url::{StoreUrl, UpstreamUrl};
 
-use document::{Table, from_toml, overlay_environment, overlay_flags};
+use document::{FILE_VARIABLE, Table, from_toml, overlay_environment, overlay_flags};
 use reader::Reader;
 
 /// The file that is read where no other is named, if it is there.
@@ -98,13 +98,24 @@ pub struct Flags {
 }
 
 impl Sources {
-    /// The environment of this process, and `file` or else [`DEFAULT_FILE`] in the working directory.
+    /// The environment of this process, and `file`, or else the one that [`FILE_VARIABLE`] names, or else
+    /// [`DEFAULT_FILE`] in the working directory.
     #[must_use]
     pub fn of_process(file: Option<PathBuf>, flags: Flags) -> Self {
-        let file = file.map_or_else(|| File::IfThere(PathBuf::from(DEFAULT_FILE)), File::Required);
+        Self::of(file, std::env::vars_os().collect(), flags)
+    }
+
+    fn of(file: Option<PathBuf>, environment: Vec<(OsString, OsString)>, flags: Flags) -> Self {
+        let named = || {
+            let variable = environment.iter().find(|(name, _)| name == FILE_VARIABLE);
+            variable.map(|(_, value)| PathBuf::from(value))
+        };
+        let file = file
+            .or_else(named)
+            .map_or_else(|| File::IfThere(PathBuf::from(DEFAULT_FILE)), File::Required);
         Self {
             file,
-            environment: std::env::vars_os().collect(),
+            environment,
             flags,
         }
     }

@@ -11,6 +11,8 @@ use super::error::{ConfigError, Origin};
 
 /// What every environment variable of ours starts with.
 pub(super) const ENV_PREFIX: &str = "SESSION_BRIDGE_";
+/// Names the file where `--config` does not: for a container, whose commands should all find it. It is no key.
+pub(super) const FILE_VARIABLE: &str = "SESSION_BRIDGE_CONFIG";
 
 /// A value and where it was set.
 #[derive(Clone, Debug)]
@@ -169,6 +171,7 @@ pub(super) fn overlay_environment(tree: &mut Table, variables: &[(OsString, OsSt
         };
         let origin = Origin::Env(printable(name));
         match value.to_str() {
+            _ if name == FILE_VARIABLE => {}
             Some(value) if is_service_link(rest, value) => {}
             Some(value) => overlay(tree, &path_of_variable(rest), Value::Untyped(value.to_owned()), &origin),
             None => errors.push(ConfigError::new(origin, "", "is not valid UTF-8")),

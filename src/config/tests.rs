@@ -468,6 +468,16 @@ fn variables_that_kubernetes_sets_for_a_service_are_not_taken_for_ours() {
 }
 
 #[test]
+fn the_file_is_named_by_the_flag_else_by_the_environment_else_by_the_working_directory() {
+    let environment = vec![("SESSION_BRIDGE_CONFIG".into(), "/etc/there.toml".into())];
+    let of = |file: Option<&str>, environment| Sources::of(file.map(PathBuf::from), environment, Flags::default()).file;
+    assert!(matches!(of(Some("x.toml"), environment.clone()), File::Required(path) if path.ends_with("x.toml")));
+    assert!(matches!(of(None, environment), File::Required(path) if path.ends_with("there.toml")));
+    assert!(matches!(of(None, Vec::new()), File::IfThere(path) if path.ends_with("session-bridge.toml")));
+    load(UPSTREAM, &[("SESSION_BRIDGE_CONFIG", "/etc/there.toml")]).unwrap();
+}
+
+#[test]
 fn all_errors_are_reported_at_once_in_the_order_of_the_sources() {
     let file = "[server]\nlisten = \"x\"\nlisen = 1\n\n[store]\nurl = 5\n\n[limits]\n\n[[route]]\npath = \"x\"\nmethods = [\"get\", 1]\n";
     let environment = [("SESSION_BRIDGE_LOG__LEVEL", "loud"), ("SESSION_BRIDGE_LOGS", "x")];
