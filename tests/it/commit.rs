@@ -300,7 +300,7 @@ async fn a_change_whose_client_hung_up_is_stored() {
 async fn hang_up_during(fleet: &Fleet, id: &InstallId, target: &str) {
     let mut stream = RawStream::connect(fleet.bridges[0].traffic).await;
     let head = format!(
-        "POST {target} HTTP/1.1\r\nHost: shop\r\nX-Install-Id: {}\r\n",
+        "POST {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Install-Id: {}\r\n",
         id.as_str()
     );
     stream.write(format!("{head}Content-Length: 0\r\n\r\n")).await;

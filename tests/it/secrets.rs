@@ -14,6 +14,7 @@ use crate::support::{InstallId, local, scaled};
 
 const API_KEY: &str = "apikeyneedle-5f0c1d";
 const WRONG_KEY: &str = "wrongkeyneedle-77aa";
+const STORE_PASSWORD: &str = "storepasswordneedle";
 /// In every cookie that the client sends, which goes nowhere.
 const CLIENT_COOKIE: &str = "clientcookieneedle";
 /// In every cookie that the backend sets besides its session.
@@ -26,6 +27,7 @@ fn assert_no_secret_in(place: &str, text: &str) {
     for needle in [
         API_KEY,
         WRONG_KEY,
+        STORE_PASSWORD,
         CLIENT_COOKIE,
         BACKEND_COOKIE,
         InstallId::MARK,
@@ -46,11 +48,13 @@ fn assert_no_secret_in(place: &str, text: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn neither_logs_nor_metrics_nor_refusals_nor_redis_keys_show_a_secret() {
-    let (shop, redis) = (Shop::start().await, RedisServer::start());
+    let shop = Shop::start().await;
+    let password = format!(">{STORE_PASSWORD}");
+    let redis = RedisServer::start_with(&["--user", "bridge", "on", &password, "~*", "&*", "+@all"]);
     let gate = Gate::to(local(redis.port())).await;
     let api_keys = vec![toml::Value::from(API_KEY)];
     let bridge = Bridge::before(&shop.url())
-        .store(&format!("redis://127.0.0.1:{}/0", gate.port()))
+        .store(&format!("redis://bridge:{STORE_PASSWORD}@127.0.0.1:{}/0", gate.port()))
         .id_cookies(&["sid"])
         .auth_paths(&["/login*", "/logout*"])
         .set("access.api_keys", api_keys)
@@ -63,7 +67,7 @@ async fn neither_logs_nor_metrics_nor_refusals_nor_redis_keys_show_a_secret() {
     let refusals = AtomicUsize::new(0);
     let requests = scaled(2_000, 10_000);
     let exchange = async |step: usize| {
-        let id = &ids[step % ids.len()];
+        let id = &ids[step / 10 % ids.len()];
         let answer = bridge.send(request(step, id)).await;
         if answer.header("content-type") == "application/problem+json" {
             refusals.fetch_add(1, Ordering::Relaxed);
@@ -72,6 +76,9 @@ async fn neither_logs_nor_metrics_nor_refusals_nor_redis_keys_show_a_secret() {
         assert_no_secret_in("the head of a response", &format!("{:?}", answer.headers));
     };
     stream::iter(0..requests).for_each_concurrent(32, exchange).await;
+    for id in &ids {
+        bridge.ok(Call::post("/basket").of(id).header("key", API_KEY)).await;
+    }
     let keys = redis.keys();
     gate.cut();
     stream::iter(0..100).for_each_concurrent(8, exchange).await;

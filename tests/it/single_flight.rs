@@ -109,7 +109,7 @@ async fn the_waiters_of_a_killed_leader_go_on_within_three_seconds() {
     let id = InstallId::random();
     let address = leader.traffic;
     let head = format!(
-        "POST /basket/add?before=60000 HTTP/1.1\r\nHost: shop\r\nX-Install-Id: {}\r\n",
+        "POST /basket/add?before=60000 HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Install-Id: {}\r\n",
         id.as_str()
     );
     let mut stream = RawStream::connect(address).await;
@@ -231,7 +231,7 @@ async fn a_request_between_the_head_and_the_end_of_the_leaders_response_waits_fo
     let id = InstallId::random();
     let mut leader = RawStream::connect(fleet.bridges[0].traffic).await;
     let head = format!(
-        "POST /basket/add?late=800 HTTP/1.1\r\nHost: shop\r\nX-Install-Id: {}\r\n",
+        "POST /basket/add?late=800 HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Install-Id: {}\r\n",
         id.as_str()
     );
     leader.write(format!("{head}Content-Length: 0\r\n\r\n")).await;
@@ -254,7 +254,7 @@ async fn an_endless_response_of_the_leader_holds_the_waiters_no_longer_than_body
     let id = InstallId::random();
     let mut leader = RawStream::connect(fleet.bridges[0].traffic).await;
     let head = format!(
-        "GET /endless?before=300 HTTP/1.1\r\nHost: shop\r\nX-Install-Id: {}\r\n\r\n",
+        "GET /endless?before=300 HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Install-Id: {}\r\n\r\n",
         id.as_str()
     );
     leader.write(head).await;

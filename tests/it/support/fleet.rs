@@ -24,6 +24,11 @@ impl Fleet {
         let (shop, redis) = (Shop::start().await, RedisServer::start());
         let builder = Bridge::before(&shop.url())
             .store(&redis.url())
+            // Thousands of requests at once, unoptimised, on a machine that does other things too: the usual deadlines
+            // would be missed for that alone.
+            .set("store.timeout", "5s")
+            .set("upstream.connect_timeout", "10s")
+            .set("session.create_wait", "30s")
             .id_cookies(&["sid"])
             .auth_paths(&["/login*", "/logout*"]);
         let builder = configure(builder);

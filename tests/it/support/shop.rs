@@ -41,10 +41,10 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::eventually;
+use super::{eventually, local};
 
 /// The shop; it stops on drop.
 pub(crate) struct Shop {
@@ -87,7 +87,10 @@ type Body = BoxBody<Bytes, Infallible>;
 
 impl Shop {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        // Several bridges may open all their connections at the same moment.
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(local(0)).expect("a free port");
+        let listener = socket.listen(4096).expect("a listener");
         let address = listener.local_addr().expect("a bound address");
         let inner = Arc::new(Inner::default());
         let serving = Arc::clone(&inner);
