@@ -98,7 +98,7 @@ pub struct Flags {
 }
 
 impl Sources {
-    /// The environment of this process, and `file`, or else the one that [`FILE_VARIABLE`] names, or else
+    /// The environment of this process, and `file`, or else the one that `SESSION_BRIDGE_CONFIG` names, or else
     /// [`DEFAULT_FILE`] in the working directory.
     #[must_use]
     pub fn of_process(file: Option<PathBuf>, flags: Flags) -> Self {
