@@ -272,6 +272,7 @@ async fn cookies_are_taken_out_of_informational_responses_and_trailers() {
         .await;
     let all = String::from_utf8_lossy(&client.rest().await).into_owned();
     assert!(all.contains("200 OK") && all.contains("ok"), "{all}");
+    assert!(all.to_lowercase().contains("x-sum: 7"), "other trailers pass: {all}");
     assert!(
         !all.contains("needle") && !all.to_lowercase().contains("\nset-cookie"),
         "{all}"
