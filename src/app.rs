@@ -11,6 +11,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -48,6 +49,9 @@ pub struct App {
     shutdown: Shutdown,
     running: Running,
 }
+
+/// How long the last tasks may take once all connections are gone.
+const LAST_TASKS: Duration = Duration::from_secs(1);
 
 /// Where the bridge listens.
 #[derive(Clone, Copy, Debug)]
@@ -163,6 +167,7 @@ impl App {
             tasks,
             forced,
         } = self.running;
+        let left_over = tasks.clone();
 
         let operators = tokio::spawn(async move { axum::serve(self.operators, self.ops).await });
         let probing = tokio::spawn(probes.run());
@@ -176,6 +181,11 @@ impl App {
 
         let ended = self.shutdown.run().await;
         probing.abort();
+        // What the last requests have left to do, such as giving back a lease.
+        left_over.close();
+        if tokio::time::timeout(LAST_TASKS, left_over.wait()).await.is_err() {
+            tracing::warn!(tasks = left_over.len(), "work was dropped at shutdown");
+        }
         stop.cancel();
         if retrying.await.is_err() {
             tracing::error!("the background commits have failed");

@@ -17,6 +17,7 @@
 
 mod layout;
 mod link;
+mod patience;
 mod scripts;
 
 use std::fmt;
@@ -135,15 +136,15 @@ impl RedisStore {
     /// Asks once, on a connection later than number `after`. What looks like a broken one is reported to the link.
     async fn ask(&self, cmd: &Cmd, deadline: Instant, after: Option<u64>) -> Result<Value, Failure> {
         let (number, mut connection) = self.link.connection(deadline, after).await.map_err(Failure::NotSent)?;
-        match tokio::time::timeout_at(deadline, connection.send_packed_command(cmd)).await {
-            Ok(Ok(Value::ServerError(error))) => {
+        match patience::within(deadline, connection.send_packed_command(cmd)).await {
+            Some(Ok(Value::ServerError(error))) => {
                 if error.code() == "READONLY" {
                     self.link.suspect();
                 }
                 Err(Failure::Refused(error))
             }
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
+            Some(Ok(value)) => Ok(value),
+            Some(Err(error)) => {
                 self.link.suspect();
                 Err(if error.is_io_error() {
                     Failure::Lost(number)
@@ -151,7 +152,7 @@ impl RedisStore {
                     Failure::Garbled(error)
                 })
             }
-            Err(_) => {
+            None => {
                 self.link.suspect();
                 Err(Failure::Late)
             }
