@@ -306,12 +306,12 @@ impl Bridge {
         let parts = &self.parts;
         let Held { key, snapshot, lead } = held;
         let settle = end.is_some().then_some(parts.body_wait);
-        let change = Change {
-            sent: snapshot,
-            said,
-            settle,
-        };
-        let Committed { snapshot, effect } = parts.commit.commit(&key, change, lead.as_ref()).await;
+        let change = Change::new(snapshot, said, settle);
+        let Committed {
+            snapshot,
+            effect,
+            waits,
+        } = parts.commit.commit(&key, change, lead.as_ref()).await;
         match effect {
             Effect::None => {}
             Effect::Created => journal.session(Session::Created),
@@ -323,13 +323,16 @@ impl Bridge {
             Some(snapshot) if parts.sessions.has_session(Some(&snapshot)) => Landing::Session(snapshot),
             snapshot => Landing::Barren(snapshot),
         };
-        let body_wait = parts.body_wait;
+        let (body_wait, commit) = (parts.body_wait, waits.then(|| parts.commit.clone()));
         parts.tasks.spawn(async move {
             if let Some(end) = end {
                 // Either way it is over: the sender is only ever dropped.
                 let _ = tokio::time::timeout(body_wait, end).await;
             }
-            lead.end(landing).await;
+            match (landing, commit) {
+                (landing @ Landing::Session(_), Some(commit)) if commit.waits(&key) => lead.leave(landing),
+                (landing, _) => lead.end(landing).await,
+            }
         });
     }
 

@@ -128,11 +128,11 @@ impl Acquire {
     }
 
     /// Takes part until there is a session, or this request is the one to start it.
-    async fn settle(&self, key: &Key, safe: bool, mut seen: Option<Arc<Snapshot>>) -> Result<Ready, AcquireError> {
+    async fn settle(&self, key: &Key, safe: bool, seen: Option<Arc<Snapshot>>) -> Result<Ready, AcquireError> {
         let mut waited = false;
         loop {
             match self.flights.join(key) {
-                Seat::First(ticket) => match self.wait_for_others(key, seen.take(), &mut waited).await? {
+                Seat::First(ticket) => match self.wait_for_others(key, seen.as_deref(), &mut waited).await? {
                     Wait::Session(snapshot) => {
                         ticket.land(Landing::Session(Arc::clone(&snapshot)));
                         return Ok(Ready {
@@ -165,14 +165,14 @@ impl Acquire {
                     match follower.landing().await {
                         Landing::Session(snapshot) => {
                             return Ok(Ready {
-                                snapshot: Some(snapshot),
+                                snapshot: self.latest(key, seen.as_deref(), Some(snapshot)).await,
                                 lead: None,
                                 waited,
                             });
                         }
                         Landing::Barren(snapshot) if safe => {
                             return Ok(Ready {
-                                snapshot,
+                                snapshot: self.latest(key, seen.as_deref(), snapshot).await,
                                 lead: None,
                                 waited,
                             });
@@ -181,6 +181,21 @@ impl Acquire {
                     }
                 }
             }
+        }
+    }
+
+    /// What the request goes on with, when the leader's response left `landed` behind. Others may have changed the
+    /// record since: they had, where the request saw another session already when it came, and may have, where the
+    /// leader started none.
+    async fn latest(&self, key: &Key, seen: Option<&Snapshot>, landed: Option<Arc<Snapshot>>) -> Option<Arc<Snapshot>> {
+        let version = |snapshot: &Snapshot| snapshot.version;
+        let another = self.sessions.has_session(seen) && seen.map(version) != landed.as_deref().map(version);
+        if self.sessions.has_session(landed.as_deref()) && !another {
+            return landed;
+        }
+        match self.pending.overlay(key) {
+            Some(snapshot) => snapshot,
+            None => self.sessions.load(key).await.unwrap_or(landed),
         }
     }
 
@@ -199,7 +214,7 @@ impl Acquire {
     async fn wait_for_others(
         &self,
         key: &Key,
-        seen: Option<Arc<Snapshot>>,
+        seen: Option<&Snapshot>,
         waited: &mut bool,
     ) -> Result<Wait, AcquireError> {
         let token = LeaseToken(Uuid::new_v4().as_u128());
@@ -207,7 +222,7 @@ impl Acquire {
         let mut barren_before = None;
         // With a session that is settling there is nothing to win: look who is at it. Otherwise try at once.
         let mut lease = LeaseState::default();
-        let mut look = self.sessions.has_session(seen.as_deref());
+        let mut look = self.sessions.has_session(seen);
         loop {
             if look {
                 let (snapshot, state) = self.sessions.observe(key).await?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::sessions::{Sessions, Written};
-use crate::metrics::Metrics;
+use crate::metrics::{CookieDrop, Metrics};
 use crate::session::cookie::CookieKey;
 use crate::session::merge::{self, Action, Effect, Said, merge};
 use crate::session::record::{Record, Snapshot};
@@ -22,6 +22,9 @@ pub struct Change {
     pub said: Said,
     /// How long the response may be under way after its head, should it have started the session (rule S1).
     pub settle: Option<Duration>,
+    /// Part of the version of whatever it writes. Drawn once, so that the record which waits for the store, and which
+    /// further requests are sent with, has the same version as the one that is stored in the end.
+    nonce: u32,
 }
 
 /// What became of it.
@@ -46,7 +49,49 @@ pub struct Settled {
     pub evicted: usize,
 }
 
+impl Settled {
+    /// Counts and logs the cookies that were not kept (rule C1).
+    pub fn tell(&self, metrics: &Metrics, key: &Key) {
+        for (cookie, reason) in &self.dropped {
+            tell_dropped(metrics, key, &cookie.name, (*reason).into());
+        }
+        if self.evicted > 0 {
+            tracing::warn!(install = %key, cookies = self.evicted, "the jar is full: cookies had to make room");
+        }
+        (0..self.evicted).for_each(|_| metrics.cookie_dropped(CookieDrop::Evicted));
+    }
+}
+
+/// Counts and logs a cookie that was not kept.
+pub fn tell_dropped(metrics: &Metrics, key: &Key, name: &[u8], reason: CookieDrop) {
+    metrics.cookie_dropped(reason);
+    let cookie = name.escape_ascii();
+    tracing::info!(install = %key, %cookie, reason = reason.text(), "a cookie was not kept");
+}
+
+impl From<merge::Drop> for CookieDrop {
+    fn from(reason: merge::Drop) -> Self {
+        match reason {
+            merge::Drop::Stale => Self::Stale,
+            merge::Drop::Conflict => Self::Lost,
+            merge::Drop::OtherSession => Self::OtherSession,
+            merge::Drop::Removed => Self::Removed,
+        }
+    }
+}
+
 impl Change {
+    /// What the response `said` changes, to a request that was sent with `sent`. `settle`: see [`Change::settle`].
+    #[must_use]
+    pub fn new(sent: Option<Arc<Snapshot>>, said: Said, settle: Option<Duration>) -> Self {
+        Self {
+            sent,
+            said,
+            settle,
+            nonce: fastrand::u32(..),
+        }
+    }
+
     /// Carries the change out, beginning with the assumption that the record is still what was sent.
     ///
     /// # Errors
@@ -102,7 +147,7 @@ impl Change {
     pub fn decide(&self, sessions: &Sessions, now: Option<&Arc<Snapshot>>) -> (Settled, Action, Version) {
         let next = Version {
             seq: now.map_or(1, |now| now.version.seq.saturating_add(1)),
-            nonce: fastrand::u32(..),
+            nonce: self.nonce,
         };
         let mut merged = merge(
             self.sent.as_deref(),

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::change::{Change, Outcome, Settled};
+use super::change::{Change, Outcome, Settled, tell_dropped};
 use super::lead::{LEASE_TTL, Lead};
 use super::pending::Pending;
 use super::sessions::Sessions;
 use crate::metrics::{CookieDrop, Metrics};
-use crate::session::merge::{self, Effect};
+use crate::session::merge::Effect;
 use crate::session::record::Snapshot;
-use crate::session::store::{Acquired, Key, StoreError};
+use crate::session::store::{Acquired, Key, LeaseToken, StoreError};
 
 /// What a commit came to.
 #[derive(Debug)]
@@ -18,9 +18,22 @@ pub struct Committed {
     pub snapshot: Option<Arc<Snapshot>>,
     /// What happened to the session.
     pub effect: Effect,
+    /// The change waits for the store, where a lead's lease keeps its place.
+    pub waits: bool,
 }
 
-/// Stores what responses change.
+impl Committed {
+    const fn nothing(snapshot: Option<Arc<Snapshot>>) -> Self {
+        Self {
+            snapshot,
+            effect: Effect::None,
+            waits: false,
+        }
+    }
+}
+
+/// Stores what responses change. Cheap to clone.
+#[derive(Clone)]
 pub struct Commit {
     sessions: Arc<Sessions>,
     pending: Arc<Pending>,
@@ -38,18 +51,21 @@ impl Commit {
         }
     }
 
+    /// Whether changes of `key` wait for the store.
+    #[must_use]
+    pub fn waits(&self, key: &Key) -> bool {
+        self.pending.waits(key)
+    }
+
     /// Stores `change`. It never fails: what the store cannot take now is kept and tried again.
     pub async fn commit(&self, key: &Key, change: Change, lead: Option<&Lead>) -> Committed {
         if change.said.cookies.is_empty() {
-            return Committed {
-                snapshot: change.sent,
-                effect: Effect::None,
-            };
-        }
-        if self.pending.overlay(key).is_some() {
-            return self.postpone(key, change);
+            return Committed::nothing(change.sent);
         }
         let fence = lead.map(Lead::token);
+        if self.pending.overlay(key).is_some() {
+            return self.postpone(key, change, fence);
+        }
         let now = change.sent.clone();
         match change.store(&self.sessions, &self.metrics, key, now, fence).await {
             Ok(Outcome::Settled(settled)) => self.settled(key, settled),
@@ -57,54 +73,64 @@ impl Commit {
             Err(error @ StoreError::Corrupt(_)) => {
                 tracing::error!(install = %key, %error, "a session change is lost");
                 self.metrics.commit_abandoned();
-                Committed {
-                    snapshot: change.sent,
-                    effect: Effect::None,
-                }
+                Committed::nothing(change.sent)
             }
-            Err(error) => {
-                tracing::warn!(install = %key, %error, "a session change could not be stored yet; trying again");
-                self.postpone(key, change)
-            }
+            Err(error) => self.not_yet(key, change, fence, &error),
         }
     }
 
-    /// A leader that lost its lease is refused. Only where nobody else has led since, so that there is nothing it could
-    /// overwrite, may it take the lease again.
+    /// A leader that lost its lease is refused. Only where nobody else leads, and nobody has started a session since, so
+    /// that there is nothing it could overwrite, may it take the lease again.
     async fn lost_lease(&self, key: &Key, change: Change, lead: Option<&Lead>) -> Committed {
-        if let Some(lead) = lead
-            && let Ok(Acquired::Won) = self.sessions.acquire_lease(key, lead.token(), LEASE_TTL).await
-            && let Ok(None) = self.sessions.load(key).await
-            && let Ok(Outcome::Settled(settled)) = change
-                .store(&self.sessions, &self.metrics, key, None, Some(lead.token()))
-                .await
-        {
-            return self.settled(key, settled);
+        if let Some(lead) = lead {
+            match self.store_again(key, &change, lead.token()).await {
+                Ok(Some(settled)) => return self.settled(key, settled),
+                Ok(None) => {}
+                Err(error) => return self.not_yet(key, change, Some(lead.token()), &error),
+            }
         }
         tracing::warn!(install = %key, "a session was not stored: its request had lost the lease");
         for cookie in &change.said.cookies {
-            self.dropped(key, cookie.name(), CookieDrop::Fenced);
+            tell_dropped(&self.metrics, key, cookie.name(), CookieDrop::Fenced);
         }
-        Committed {
-            snapshot: change.sent,
-            effect: Effect::None,
-        }
+        Committed::nothing(change.sent)
     }
 
-    fn postpone(&self, key: &Key, change: Change) -> Committed {
+    /// `None` when somebody else leads or has led to a session.
+    async fn store_again(&self, key: &Key, change: &Change, token: LeaseToken) -> Result<Option<Settled>, StoreError> {
+        if let Acquired::Held { .. } = self.sessions.acquire_lease(key, token, LEASE_TTL).await? {
+            return Ok(None);
+        }
+        let now = self.sessions.load(key).await?;
+        if self.sessions.has_session(now.as_deref()) {
+            return Ok(None);
+        }
+        let outcome = change
+            .store(&self.sessions, &self.metrics, key, now, Some(token))
+            .await?;
+        Ok(match outcome {
+            Outcome::Settled(settled) => Some(settled),
+            Outcome::Fenced => None,
+        })
+    }
+
+    fn not_yet(&self, key: &Key, change: Change, lease: Option<LeaseToken>, error: &StoreError) -> Committed {
+        tracing::warn!(install = %key, %error, "a session change could not be stored yet; trying again");
+        self.postpone(key, change, lease)
+    }
+
+    fn postpone(&self, key: &Key, change: Change, lease: Option<LeaseToken>) -> Committed {
         let before = self.pending.overlay(key).unwrap_or_else(|| change.sent.clone());
         let effect = change.decide(&self.sessions, before.as_ref()).0.effect;
-        self.committed(self.pending.push(key, change), effect)
+        let lease = lease.filter(|_| effect == Effect::Created);
+        Committed {
+            waits: true,
+            ..self.committed(self.pending.push(key, change, lease), effect)
+        }
     }
 
     fn settled(&self, key: &Key, settled: Settled) -> Committed {
-        for (cookie, reason) in &settled.dropped {
-            self.dropped(key, &cookie.name, (*reason).into());
-        }
-        if settled.evicted > 0 {
-            tracing::warn!(install = %key, cookies = settled.evicted, "the jar is full: cookies had to make room");
-        }
-        (0..settled.evicted).for_each(|_| self.metrics.cookie_dropped(CookieDrop::Evicted));
+        settled.tell(&self.metrics, key);
         self.committed(settled.snapshot, settled.effect)
     }
 
@@ -115,23 +141,10 @@ impl Commit {
             Effect::Replaced => self.metrics.session_replaced(),
             Effect::Ended => self.metrics.session_ended(),
         }
-        Committed { snapshot, effect }
-    }
-
-    fn dropped(&self, key: &Key, name: &[u8], reason: CookieDrop) {
-        self.metrics.cookie_dropped(reason);
-        let cookie = name.escape_ascii();
-        tracing::info!(install = %key, %cookie, reason = reason.text(), "a cookie was not kept");
-    }
-}
-
-impl From<merge::Drop> for CookieDrop {
-    fn from(reason: merge::Drop) -> Self {
-        match reason {
-            merge::Drop::Stale => Self::Stale,
-            merge::Drop::Conflict => Self::Lost,
-            merge::Drop::OtherSession => Self::OtherSession,
-            merge::Drop::Removed => Self::Removed,
+        Committed {
+            snapshot,
+            effect,
+            waits: false,
         }
     }
 }

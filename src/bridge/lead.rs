@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::flights::{Landing, Ticket};
 use super::sessions::Sessions;
 use crate::metrics::{LeaseEvent, Metrics};
-use crate::session::store::{Key, LeaseEnd, LeaseToken};
+use crate::session::store::{Acquired, Key, LeaseEnd, LeaseToken};
 
 /// How long a lease outlives the last sign of life of its holder: what the others wait when a leader is killed.
 pub const LEASE_TTL: Duration = Duration::from_millis(2000);
@@ -64,6 +64,15 @@ impl Lead {
         self.token
     }
 
+    /// Ends the lead without giving the lease back, and frees those who wait here: the session that it started waits
+    /// for the store. Until it is there, or the lease has run out, nobody else starts one.
+    pub fn leave(mut self, landing: Landing) {
+        self.renewal.abort();
+        if let Some(ticket) = self.ticket.take() {
+            ticket.land(landing);
+        }
+    }
+
     /// Ends the lead: gives the lease back and frees those who wait.
     pub async fn end(mut self, landing: Landing) {
         let end = lease_end(&landing);
@@ -108,8 +117,17 @@ async fn renew(key: Key, token: LeaseToken, sessions: Arc<Sessions>, metrics: Ar
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
         match sessions.renew_lease(&key, token, LEASE_TTL).await {
-            Ok(true) => {}
-            Ok(false) => {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(install = %key, %error, "a lease could not be renewed; trying again");
+                continue;
+            }
+        }
+        // It ran out, or the store was restarted empty. Nobody may have taken it since.
+        match sessions.acquire_lease(&key, token, LEASE_TTL).await {
+            Ok(Acquired::Won) => tracing::warn!(install = %key, "a lease had run out and was taken again"),
+            Ok(Acquired::Held { .. }) => {
                 metrics.lease(LeaseEvent::Lost);
                 tracing::warn!(install = %key, "the lease was lost while its request is still under way");
                 return;

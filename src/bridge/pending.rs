@@ -26,7 +26,14 @@ const TRY_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::fr
 struct Entry {
     /// The record as it is with all the changes: what this replica serves.
     overlay: Option<Arc<Snapshot>>,
-    changes: VecDeque<Change>,
+    changes: VecDeque<Waiting>,
+}
+
+/// A change, and the lease of its request if that had the lead: it keeps others from starting a session meanwhile.
+#[derive(Clone)]
+struct Waiting {
+    change: Change,
+    lease: Option<LeaseToken>,
 }
 
 /// The changes that wait for the store.
@@ -65,7 +72,9 @@ impl Pending {
     }
 
     /// Adds a change. Returns the record with it, or gives the change up when too many wait already.
-    pub fn push(&self, key: &Key, change: Change) -> Option<Arc<Snapshot>> {
+    ///
+    /// `lease`: what the request led with. Not given back, it keeps the place of the change in the store for a while.
+    pub fn push(&self, key: &Key, change: Change, lease: Option<LeaseToken>) -> Option<Arc<Snapshot>> {
         if self.count.load(Ordering::Acquire) >= MAX_CHANGES {
             self.metrics.commit_abandoned();
             tracing::error!(install = %key, "a session change is lost: too many wait for the store already");
@@ -78,7 +87,7 @@ impl Pending {
                 changes: VecDeque::new(),
             });
             entry.overlay = change.decide(&self.sessions, entry.overlay.as_ref()).0.snapshot;
-            entry.changes.push_back(change);
+            entry.changes.push_back(Waiting { change, lease });
             self.count.fetch_add(1, Ordering::AcqRel);
             entry.overlay.clone()
         };
@@ -98,7 +107,13 @@ impl Pending {
         self.len() == 0
     }
 
-    /// Carries the changes of `key` to the store now.
+    /// Whether changes of `key` wait.
+    #[must_use]
+    pub fn waits(&self, key: &Key) -> bool {
+        self.overlay(key).is_some()
+    }
+
+    /// Carries the changes of `key` to the store now, but for those that must wait for another request's lead.
     ///
     /// # Errors
     /// Whatever keeps the store from taking them; they go on waiting.
@@ -158,10 +173,11 @@ impl Pending {
     }
 
     async fn flush(&self, key: &Key) -> Result<(), StoreError> {
-        while let Some(change) = self.first(key) {
+        while let Some(waiting) = self.first(key) {
             self.metrics.commit_retried();
-            match self.carry(key, &change).await {
-                Ok(()) => {}
+            match self.carry(key, &waiting).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
                 Err(error @ StoreError::Corrupt(_)) => {
                     self.metrics.commit_abandoned();
                     tracing::error!(install = %key, %error, "a session change is lost");
@@ -173,28 +189,42 @@ impl Pending {
         Ok(())
     }
 
-    /// The request's own lease is long gone: a session that nobody has started meanwhile is stored under a new one.
-    async fn carry(&self, key: &Key, change: &Change) -> Result<(), StoreError> {
+    /// A session that nobody has started meanwhile is stored under a lease: the request's own, which may be held still,
+    /// or else a new one. `false` when another request is about to start one: its outcome comes first.
+    async fn carry(&self, key: &Key, Waiting { change, lease }: &Waiting) -> Result<bool, StoreError> {
         let now = self.sessions.load(key).await?;
         if self.sessions.has_session(now.as_deref()) {
-            change.store(&self.sessions, &self.metrics, key, now, None).await?;
-            return Ok(());
+            return self.store(key, change, now, None).await;
         }
-        let token = LeaseToken(Uuid::new_v4().as_u128());
+        let token = lease.unwrap_or_else(|| LeaseToken(Uuid::new_v4().as_u128()));
         if let Acquired::Held { .. } = self.sessions.acquire_lease(key, token, LEASE_TTL).await? {
-            return Err(StoreError::Unavailable(
-                "another request is starting the session".to_owned(),
-            ));
+            return Ok(false);
         }
-        let outcome = change.store(&self.sessions, &self.metrics, key, now, Some(token)).await;
-        self.sessions.release_lease(key, token, LeaseEnd::Plain).await?;
-        match outcome? {
-            Outcome::Settled(_) => Ok(()),
-            Outcome::Fenced => Err(StoreError::Unavailable("the lease was lost".to_owned())),
+        let stored = self.store(key, change, now, Some(token)).await;
+        if lease.is_none() {
+            self.sessions.release_lease(key, token, LeaseEnd::Plain).await?;
+        }
+        stored
+    }
+
+    /// `false` when the lease was lost.
+    async fn store(
+        &self,
+        key: &Key,
+        change: &Change,
+        now: Option<Arc<Snapshot>>,
+        fence: Option<LeaseToken>,
+    ) -> Result<bool, StoreError> {
+        match change.store(&self.sessions, &self.metrics, key, now, fence).await? {
+            Outcome::Settled(settled) => {
+                settled.tell(&self.metrics, key);
+                Ok(true)
+            }
+            Outcome::Fenced => Ok(false),
         }
     }
 
-    fn first(&self, key: &Key) -> Option<Change> {
+    fn first(&self, key: &Key) -> Option<Waiting> {
         self.entries().get(key).and_then(|entry| entry.changes.front().cloned())
     }
 

@@ -40,10 +40,23 @@ impl Clock for VirtualClock {
     }
 }
 
+/// A clock that is wrong.
+struct Ahead(Arc<VirtualClock>, Duration);
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        self.0.now().saturating_add(self.1)
+    }
+}
+
 /// A store that can go away, and that counts what it is asked.
 struct Flaky {
     inner: MemoryStore,
     down: AtomicBool,
+    /// Leases can be neither taken nor renewed.
+    leases_down: AtomicBool,
+    /// Changes take effect, and then their answers are lost.
+    deaf: AtomicBool,
     loads: AtomicUsize,
     touches: AtomicUsize,
 }
@@ -54,6 +67,24 @@ impl Flaky {
             return Box::pin(async { Err(StoreError::Unavailable("switched off".to_owned())) });
         }
         call
+    }
+
+    fn change<'a, T: Send + 'a>(&'a self, call: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
+        let call = self.gate(call);
+        Box::pin(async move {
+            let answer = call.await?;
+            if self.deaf.load(Ordering::SeqCst) {
+                return Err(StoreError::Ambiguous("the answer was lost".to_owned()));
+            }
+            Ok(answer)
+        })
+    }
+
+    fn lease<'a, T: Send + 'a>(&'a self, call: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
+        if self.leases_down.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(StoreError::Unavailable("no leases".to_owned())) });
+        }
+        self.change(call)
     }
 }
 
@@ -66,7 +97,7 @@ impl SessionStore for Flaky {
         self.gate(self.inner.observe(key))
     }
     fn create<'a>(&'a self, key: &'a Key, new: NewRecord, fence: Option<LeaseToken>) -> StoreFuture<'a, Created> {
-        self.gate(self.inner.create(key, new, fence))
+        self.change(self.inner.create(key, new, fence))
     }
     fn replace<'a>(
         &'a self,
@@ -75,23 +106,23 @@ impl SessionStore for Flaky {
         new: NewRecord,
         fence: Option<LeaseToken>,
     ) -> StoreFuture<'a, Replaced> {
-        self.gate(self.inner.replace(key, expected, new, fence))
+        self.change(self.inner.replace(key, expected, new, fence))
     }
     fn remove<'a>(&'a self, key: &'a Key, expected: Version) -> StoreFuture<'a, Removed> {
-        self.gate(self.inner.remove(key, expected))
+        self.change(self.inner.remove(key, expected))
     }
     fn touch<'a>(&'a self, key: &'a Key, expected: Version, ttl: Duration) -> StoreFuture<'a, bool> {
         self.touches.fetch_add(1, Ordering::SeqCst);
         self.gate(self.inner.touch(key, expected, ttl))
     }
     fn acquire_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, Acquired> {
-        self.gate(self.inner.acquire_lease(key, token, ttl))
+        self.lease(self.inner.acquire_lease(key, token, ttl))
     }
     fn renew_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, bool> {
-        self.gate(self.inner.renew_lease(key, token, ttl))
+        self.lease(self.inner.renew_lease(key, token, ttl))
     }
     fn release_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, end: LeaseEnd) -> StoreFuture<'a, ()> {
-        self.gate(self.inner.release_lease(key, token, end))
+        self.change(self.inner.release_lease(key, token, end))
     }
     fn ping(&self) -> StoreFuture<'_, ()> {
         self.gate(self.inner.ping())
@@ -126,6 +157,8 @@ impl World {
         let store = Flaky {
             inner,
             down: AtomicBool::new(false),
+            leases_down: AtomicBool::new(false),
+            deaf: AtomicBool::new(false),
             loads: AtomicUsize::new(0),
             touches: AtomicUsize::new(0),
         };
@@ -136,6 +169,15 @@ impl World {
     }
 
     fn replica(&self) -> Arc<Replica> {
+        self.replica_with(Arc::clone(&self.clock) as Arc<dyn Clock>)
+    }
+
+    /// A replica whose wall clock runs ahead of the others'.
+    fn replica_ahead(&self, by: Duration) -> Arc<Replica> {
+        self.replica_with(Arc::new(Ahead(Arc::clone(&self.clock), by)))
+    }
+
+    fn replica_with(&self, clock: Arc<dyn Clock>) -> Arc<Replica> {
         let metrics = Arc::new(Metrics::new(&[]));
         let policy = CookiePolicy::new(vec![Glob::new("*")], vec![Glob::new("sid")]);
         let lifetime = Lifetime {
@@ -144,7 +186,7 @@ impl World {
         };
         let sessions = Arc::new(Sessions::new(
             Arc::clone(&self.store) as Arc<dyn SessionStore>,
-            Arc::clone(&self.clock) as Arc<dyn Clock>,
+            clock,
             Arc::clone(&metrics),
             policy,
             lifetime,
@@ -206,11 +248,7 @@ impl Replica {
             cookies: cookies(lines, at),
             at,
         };
-        let change = Change {
-            sent: ready.snapshot.clone(),
-            said,
-            settle,
-        };
+        let change = Change::new(ready.snapshot.clone(), said, settle);
         self.commit.commit(&KEY, change, ready.lead.as_ref()).await
     }
 
@@ -224,17 +262,21 @@ impl Replica {
         tokio::time::sleep(work).await;
         let lines = if may_start { lines } else { &[] };
         let committed = self.respond(&ready, Rank::Unsafe, lines, None).await;
-        end(ready.lead, &self.sessions, committed.snapshot.clone()).await;
-        (may_start, committed.snapshot)
+        let snapshot = committed.snapshot.clone();
+        end(ready.lead, &self.sessions, committed).await;
+        (may_start, snapshot)
     }
 }
 
-async fn end(lead: Option<Lead>, sessions: &Sessions, snapshot: Option<Arc<Snapshot>>) {
+async fn end(lead: Option<Lead>, sessions: &Sessions, committed: Committed) {
     if let Some(lead) = lead {
-        let landing = match snapshot {
+        let landing = match committed.snapshot {
             Some(snapshot) if sessions.has_session(Some(&snapshot)) => Landing::Session(snapshot),
             snapshot => Landing::Barren(snapshot),
         };
+        if committed.waits {
+            return lead.leave(landing);
+        }
         lead.end(landing).await;
     }
 }
@@ -287,7 +329,7 @@ async fn s1_those_who_wait_go_on_when_the_response_has_ended_not_at_its_head() {
     );
     tokio::time::sleep(ms(10)).await;
     let ended = Instant::now();
-    end(leader.lead, &here.sessions, committed.snapshot).await;
+    end(leader.lead, &here.sessions, committed).await;
     for ready in [waiting.0.await.unwrap(), waiting.1.await.unwrap()] {
         assert_eq!(jar(ready.snapshot.as_deref()), "sid=a");
         assert!(ready.lead.is_none() && ready.waited);
@@ -364,7 +406,7 @@ async fn s2_a_leader_without_a_session_frees_safe_methods_together_and_others_in
     let committed = replicas[0]
         .respond(&leader, Rank::Unsafe, &["csrf=x; Path=/"], None)
         .await;
-    end(leader.lead, &replicas[0].sessions, committed.snapshot).await;
+    end(leader.lead, &replicas[0].sessions, committed).await;
     for request in safe {
         let took = request.await.unwrap();
         assert!(took < ms(2300), "a safe request waited for its turn: {took:?}");
@@ -484,7 +526,7 @@ async fn f3_a_session_that_started_while_the_store_went_away_is_not_lost() {
     let leader = here.post().await;
     world.set_down(true);
     let committed = here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
-    end(leader.lead, &here.sessions, committed.snapshot).await;
+    end(leader.lead, &here.sessions, committed).await;
     assert_eq!(jar(here.get().await.snapshot.as_deref()), "sid=a");
     tokio::time::sleep(Duration::from_secs(30)).await;
     world.set_down(false);
@@ -570,4 +612,214 @@ async fn a_known_session_costs_one_load() {
         here.get().await;
     }
     assert_eq!(world.store.loads.load(Ordering::SeqCst) - before, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_what_was_built_on_a_session_that_waits_for_the_store_is_not_lost() {
+    for while_it_waits in [true, false] {
+        let world = World::new();
+        let (here, there) = (world.replica(), world.replica());
+        let leader = here.post().await;
+        world.set_down(true);
+        let committed = here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
+        end(leader.lead, &here.sessions, committed).await;
+        let next = here.get().await;
+        assert_eq!(jar(next.snapshot.as_deref()), "sid=a");
+        if while_it_waits {
+            here.respond(&next, Rank::Unsafe, &["sid=b; Path=/"], None).await;
+        }
+        world.set_down(false);
+        tokio::time::sleep(ms(3000)).await;
+        assert_eq!(here.pending.len(), 0);
+        if !while_it_waits {
+            here.respond(&next, Rank::Unsafe, &["sid=b; Path=/"], None).await;
+        }
+        assert_eq!(jar(there.get().await.snapshot.as_deref()), "sid=b", "{while_it_waits}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_after_a_short_outage_nobody_starts_a_second_session() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let leader = here.post().await;
+    world.set_down(true);
+    let committed = here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
+    let end_of_outage = async {
+        tokio::time::sleep(ms(20)).await;
+        world.set_down(false);
+        // The store is back before the change is tried again.
+        there.get().await
+    };
+    // The lead may end during the outage or after it.
+    let (ready, ()) = tokio::join!(end_of_outage, async {
+        tokio::time::sleep(ms(21)).await;
+        end(leader.lead, &here.sessions, committed).await;
+    });
+    assert!(ready.lead.is_none(), "a second session would be started");
+    assert_eq!(jar(ready.snapshot.as_deref()), "sid=a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_a_change_that_must_wait_for_a_leader_holds_up_no_other_installation() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let change = |line: &str| {
+        let at = here.sessions.now();
+        let cookies = cookies(&[line], at);
+        Change::new(
+            None,
+            Said {
+                rank: Rank::Unsafe,
+                cookies,
+                at,
+            },
+            None,
+        )
+    };
+    let others: Vec<_> = (100..120).map(|n| Key::from_digest([n; 16])).collect();
+    let leader = there.post().await;
+    world.set_down(true);
+    for key in others.iter().chain([&KEY]) {
+        here.commit.commit(key, change("sid=a; Path=/"), None).await;
+    }
+    world.set_down(false);
+    tokio::time::sleep(ms(1000)).await;
+    assert_eq!(here.pending.len(), 1, "only what must wait waits");
+    let committed = there.respond(&leader, Rank::Unsafe, &["sid=b; Path=/"], None).await;
+    end(leader.lead, &there.sessions, committed).await;
+    tokio::time::sleep(ms(1000)).await;
+    assert_eq!(here.pending.len(), 0);
+    assert_eq!(jar(here.get().await.snapshot.as_deref()), "sid=b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_a_request_behind_a_change_that_must_wait_for_a_leader_waits_for_it_too() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let leader = there.post().await;
+    world.set_down(true);
+    let none = Ready {
+        snapshot: None,
+        lead: None,
+        waited: false,
+    };
+    here.respond(&none, Rank::Unsafe, &["csrf=x; Path=/"], None).await;
+    world.set_down(false);
+    let waiting = tokio::spawn({
+        let here = Arc::clone(&here);
+        async move { here.acquire.acquire(&KEY, false).await.map(|ready| ready.snapshot) }
+    });
+    tokio::time::sleep(ms(700)).await;
+    let committed = there.respond(&leader, Rank::Unsafe, &["sid=b; Path=/"], None).await;
+    end(leader.lead, &there.sessions, committed).await;
+    let snapshot = waiting.await.unwrap().expect("the store works");
+    assert!(jar(snapshot.as_deref()).contains("sid=b"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_a_change_whose_answer_was_lost_is_made_once() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let leader = here.post().await;
+    let go_deaf = |deaf| world.store.deaf.store(deaf, Ordering::SeqCst);
+    go_deaf(true);
+    let committed = here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
+    assert_eq!(here.pending.len(), 0, "it is there: nothing needs to be done again");
+    let version = |snapshot: &Option<Arc<Snapshot>>| snapshot.as_ref().map(|snapshot| snapshot.version);
+    let stored = world.store.load(&KEY).await.unwrap().map(|stored| stored.version);
+    assert_eq!(version(&committed.snapshot), stored);
+    end(leader.lead, &here.sessions, committed).await;
+    let ready = there.get().await;
+    let committed = there
+        .respond(&ready, Rank::Auth, &["sid=; Max-Age=0; Path=/"], None)
+        .await;
+    assert_eq!(committed.effect, Effect::Ended);
+    assert!(world.store.load(&KEY).await.unwrap().is_none());
+    go_deaf(false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s3_a_leader_that_lost_its_lease_to_nobody_loses_nothing_of_a_record_without_a_session() {
+    let world = World::new();
+    let here = world.replica();
+    here.whole(false, ms(1), &["csrf=x; Path=/"]).await;
+    let stalled = here.post().await;
+    let token = stalled.lead.as_ref().map(Lead::token).unwrap();
+    world.store.release_lease(&KEY, token, LeaseEnd::Plain).await.unwrap();
+    let committed = here.respond(&stalled, Rank::Auth, &["sid=ours; Path=/"], None).await;
+    assert_eq!(committed.effect, Effect::Created);
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_a_leader_that_lost_its_lease_and_then_the_store_loses_nothing() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let stalled = here.post().await;
+    let token = stalled.lead.as_ref().map(Lead::token).unwrap();
+    world.store.release_lease(&KEY, token, LeaseEnd::Plain).await.unwrap();
+    world.store.leases_down.store(true, Ordering::SeqCst);
+    let committed = here.respond(&stalled, Rank::Auth, &["sid=ours; Path=/"], None).await;
+    assert_eq!(committed.effect, Effect::Created);
+    end(stalled.lead, &here.sessions, committed).await;
+    world.store.leases_down.store(false, Ordering::SeqCst);
+    tokio::time::sleep(ms(3000)).await;
+    assert_eq!(jar(there.get().await.snapshot.as_deref()), "sid=ours");
+}
+
+#[tokio::test(start_paused = true)]
+async fn s3_a_lease_that_the_store_forgot_is_taken_again_while_its_leader_works() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let leader = here.post().await;
+    let token = leader.lead.as_ref().map(Lead::token).unwrap();
+    // As if the store had been restarted empty, or had hung for longer than the lease lasts.
+    world.store.release_lease(&KEY, token, LeaseEnd::Plain).await.unwrap();
+    tokio::time::sleep(ms(1000)).await;
+    let waiting = tokio::time::timeout(ms(5000), there.post()).await;
+    assert!(waiting.is_err(), "somebody else leads beside the leader");
+    let committed = here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
+    end(leader.lead, &here.sessions, committed).await;
+    assert_eq!(jar(there.get().await.snapshot.as_deref()), "sid=a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn s4_who_waited_for_the_leader_has_no_older_session_than_the_store_held_when_it_came() {
+    let world = World::new();
+    let (here, ahead) = (world.replica(), world.replica_ahead(ms(1500)));
+    let leader = here.post().await;
+    let settle = Some(ms(2000));
+    let committed = here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], settle).await;
+    tokio::time::sleep(ms(600)).await;
+    // To this replica, the leader's time is over.
+    let log_in = ahead.get().await;
+    ahead.respond(&log_in, Rank::Auth, &["sid=b; Path=/"], None).await;
+    let next = tokio::spawn({
+        let here = Arc::clone(&here);
+        async move { here.get().await.snapshot }
+    });
+    tokio::time::sleep(ms(10)).await;
+    end(leader.lead, &here.sessions, committed).await;
+    assert_eq!(jar(next.await.unwrap().as_deref()), "sid=b", "the log-in was not seen");
+}
+
+#[tokio::test(start_paused = true)]
+async fn s2_who_is_freed_by_a_leader_without_a_session_goes_on_with_what_is_stored_by_then() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let leader = here.post().await;
+    let freed = tokio::spawn({
+        let here = Arc::clone(&here);
+        async move { here.get().await.snapshot }
+    });
+    tokio::time::sleep(ms(10)).await;
+    let earlier = Ready {
+        snapshot: None,
+        lead: None,
+        waited: false,
+    };
+    there.respond(&earlier, Rank::Safe, &["sid=a; Path=/"], None).await;
+    let committed = here.respond(&leader, Rank::Unsafe, &[], None).await;
+    end(leader.lead, &here.sessions, committed).await;
+    assert_eq!(jar(freed.await.unwrap().as_deref()), "sid=a");
 }
