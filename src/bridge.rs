@@ -37,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use http::header::{CONTENT_LENGTH, UPGRADE};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::oneshot;
@@ -153,7 +154,7 @@ impl Bridge {
             return Err(Refusal::Unauthorized);
         }
 
-        let (request, key) = self.identify(request, route).await?;
+        let (request, key) = self.identify(request, route, journal).await?;
         journal.identified(key);
         let safe = request.method().is_safe();
         let mut held = match key {
@@ -193,14 +194,24 @@ impl Bridge {
     }
 
     /// Stage 1: the Install ID, where the route has one.
-    async fn identify(&self, request: Request<Body>, route: &Route) -> Result<(Request<Body>, Option<Key>), Refusal> {
+    async fn identify(
+        &self,
+        request: Request<Body>,
+        route: &Route,
+        journal: &mut Journal,
+    ) -> Result<(Request<Body>, Option<Key>), Refusal> {
         let reject_missing = match route.session {
             SessionUse::Off => return Ok((request, None)),
             SessionUse::Required => self.parts.reject_missing,
             SessionUse::Optional => false,
         };
         let (head, body) = request.into_parts();
-        let (identity, body) = identify::identify(&self.parts.identify, &head.headers, body).await?;
+        let identified = identify::identify(&self.parts.identify, &head.headers, body).await;
+        let (identity, body) = identified.inspect_err(|error| {
+            if let IdentifyError::Body(cause) = error {
+                journal.cause(cause);
+            }
+        })?;
         match identity {
             Identity::Known(id) => Ok((Request::from_parts(head, body), Some(id.key()))),
             Identity::Missing if reject_missing => Err(Refusal::InstallIdMissing),
@@ -248,12 +259,19 @@ impl Bridge {
         route: &Route,
         journal: &mut Journal,
     ) -> Result<(Response<UpstreamBody>, Vec<HeaderValue>), Refusal> {
+        let asked = outgoing.headers().get(UPGRADE).cloned();
         let result = self.parts.upstream.send(outgoing, route.response_timeout).await;
         journal.responded();
         let mut response = result.map_err(|error| {
             journal.cause(&error);
             Refusal::from(&error)
         })?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && !asked.is_some_and(|asked| upgrade::agrees(&asked, response.headers()))
+        {
+            journal.cause(&"the upstream switched to a protocol that was not asked for");
+            return Err(Refusal::UpstreamBadResponse);
+        }
         let cookies = inbound::take_cookies(response.headers_mut(), self.parts.identify.header.as_ref());
         outbound::clean_response(&mut response);
         Ok((response, cookies))
@@ -273,7 +291,8 @@ impl Bridge {
         } else {
             (None, None)
         };
-        (ended, Response::from_parts(head, InboundBody::wrap(body, end)))
+        let sized = head.headers.contains_key(CONTENT_LENGTH);
+        (ended, Response::from_parts(head, InboundBody::wrap(body, sized, end)))
     }
 
     /// The cookies that can be read and are to be kept (rules J1, J3).
@@ -377,6 +396,7 @@ impl From<&UpstreamError> for Refusal {
             UpstreamError::Overloaded { .. } => Self::Overloaded,
             UpstreamError::Timeout { .. } => Self::UpstreamTimeout,
             UpstreamError::Reset { .. } | UpstreamError::BadResponse(_) => Self::UpstreamBadResponse,
+            UpstreamError::ClientStalled { .. } => Self::RequestTimeout,
             UpstreamError::ClientBody(_) => Self::BadRequest {
                 reason: "the request body ended early",
             },

@@ -100,23 +100,32 @@ fn split_list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// A response body on its way to the client: trailers lose their `Set-Cookie`, and its end can be waited for.
-pub struct InboundBody<B> {
+pub struct InboundBody<B: http_body::Body> {
     body: B,
+    /// The backend has told the length.
+    sized: bool,
+    /// The error that ends the body, while what came before it is written.
+    failed: Option<B::Error>,
     /// Dropped at the end of the body, however it ends.
     end: Option<oneshot::Sender<()>>,
 }
 
 impl<B> InboundBody<B>
 where
-    B: http_body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + Unpin + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<axum::BoxError> + Send + Unpin> + Send + Unpin + 'static,
 {
-    /// Wraps `body`; `end` is dropped when it has ended or is given up.
-    pub fn wrap(body: B, end: Option<oneshot::Sender<()>>) -> Body {
-        Body::new(Self { body, end })
+    /// Wraps `body`; `sized`: the backend has told its length. `end` is dropped when it has ended or is given up.
+    pub fn wrap(body: B, sized: bool, end: Option<oneshot::Sender<()>>) -> Body {
+        Body::new(Self {
+            body,
+            sized,
+            failed: None,
+            end,
+        })
     }
 }
 
-impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for InboundBody<B> {
+impl<B: http_body::Body<Data = Bytes, Error: Unpin> + Unpin> http_body::Body for InboundBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -124,9 +133,12 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for InboundBody<B
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let mut polled = Pin::new(&mut self.body).poll_frame(context);
-        match &mut polled {
-            Poll::Ready(Some(Ok(frame))) => {
+        match polled {
+            Poll::Ready(Some(Ok(ref mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     trailers.remove(SET_COOKIE);
                     trailers.remove(SET_COOKIE2);
@@ -135,7 +147,15 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for InboundBody<B
                     self.end = None;
                 }
             }
-            Poll::Ready(None | Some(Err(_))) => self.end = None,
+            Poll::Ready(None) => self.end = None,
+            Poll::Ready(Some(Err(error))) => {
+                self.end = None;
+                // hyper writes while the body has nothing, and drops what it has not written when the body fails: told
+                // at once, the client would be left without even the status.
+                self.failed = Some(error);
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             Poll::Pending => {}
         }
         polled
@@ -145,8 +165,14 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for InboundBody<B
         self.body.is_end_stream()
     }
 
+    /// Exact only where the backend has told the length. The answer to a `HEAD` has no body, but that is not the length
+    /// to tell the client (RFC 9110 §8.6).
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        if self.sized {
+            self.body.size_hint()
+        } else {
+            SizeHint::default()
+        }
     }
 }
 
@@ -235,7 +261,7 @@ mod tests {
         ];
         let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
         let (end, ended) = oneshot::channel();
-        let collected = InboundBody::wrap(body, Some(end)).collect().await.unwrap();
+        let collected = InboundBody::wrap(body, false, Some(end)).collect().await.unwrap();
         let trailers = collected.trailers().unwrap();
         assert_eq!(trailers["x-sum"], "9");
         assert!(!trailers.contains_key("set-cookie"));

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::{COOKIE, EXPECT, HOST, UPGRADE};
+use http::header::{COOKIE, EXPECT, HOST, TRAILER, UPGRADE};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http_body_util::BodyExt as _;
 
 use super::X_REQUEST_ID;
 use crate::wire::headers::{self, Hop, TrustedProxies};
@@ -86,8 +87,29 @@ impl Outbound {
         fields.insert(X_REQUEST_ID, request_id.clone());
         head.uri = origin_form(head.uri);
         head.version = Version::HTTP_11;
+        let body = if head.headers.contains_key(TRAILER) {
+            without_claims_in_trailers(body)
+        } else {
+            body
+        };
         Request::from_parts(head, body)
     }
+}
+
+/// What may not come in the head may not come behind the body either: some servers join the two.
+fn without_claims_in_trailers(body: Body) -> Body {
+    let clean = |trailers: &mut HeaderMap| {
+        headers::strip_request_trailers(trailers);
+        for name in [COOKIE, COOKIE2, X_REQUEST_ID] {
+            trailers.remove(name);
+        }
+    };
+    Body::new(body.map_frame(move |mut frame| {
+        if let Some(trailers) = frame.trailers_mut() {
+            clean(trailers);
+        }
+        frame
+    }))
 }
 
 /// The request target as it is sent to an origin server (RFC 9112 §3.2.1).
@@ -100,7 +122,8 @@ fn origin_form(uri: Uri) -> Uri {
         .map_or_else(|| Uri::from_static("/"), Uri::from)
 }
 
-/// Takes what was meant for this hop alone out of a response.
+/// Takes what was meant for this hop alone out of a response: its version too (RFC 9110 §2.5), so that a backend that
+/// speaks HTTP/1.0 does not cost the client its connection.
 pub fn clean_response<B>(response: &mut Response<B>) {
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let protocol = response.headers().get(UPGRADE).filter(|_| switched).cloned();
@@ -110,4 +133,5 @@ pub fn clean_response<B>(response: &mut Response<B>) {
         headers::set_upgrade(response.headers_mut(), protocol);
     }
     headers::add_via(response.headers_mut(), version);
+    *response.version_mut() = Version::HTTP_11;
 }

@@ -55,6 +55,15 @@ pub fn strip_response(headers: &mut HeaderMap) {
     headers.remove(&PROXY_AUTHENTICATION_INFO);
 }
 
+/// Takes out of the trailers of a request what only this hop may say: hop-by-hop fields, and who the client is.
+pub fn strip_request_trailers(trailers: &mut HeaderMap) {
+    strip(trailers);
+    forwarded::remove_claims(trailers);
+    for name in [PROXY_AUTHORIZATION, EXPECT, VIA] {
+        trailers.remove(name);
+    }
+}
+
 fn strip(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         remove_nominated(headers);

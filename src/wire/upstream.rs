@@ -227,7 +227,7 @@ impl<'a> Exchange<'a> {
     fn timed_out(&self) -> UpstreamError {
         match self.upload {
             Some(upload) if !upload.ended() && upload.awaits_client() => {
-                UpstreamError::ClientBody(format!("nothing came for {:?}", self.timeout))
+                UpstreamError::ClientStalled { waited: self.timeout }
             }
             _ => UpstreamError::Timeout {
                 waited: self.timeout,

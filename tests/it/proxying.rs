@@ -280,6 +280,99 @@ async fn cookies_are_taken_out_of_informational_responses_and_trailers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn trailers_of_a_request_lose_what_its_head_may_not_say() {
+    let backend = RawBackend::scripted_before_body(|_, mut stream| async move {
+        while !stream.chunk().await.is_empty() {}
+        let trailers = stream.head().await.expect("trailers");
+        let seen = format!("{trailers:?}").to_lowercase();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{seen}", seen.len());
+        let _ = stream.try_write(answer).await;
+    })
+    .await;
+    let bridge = Bridge::before(&backend.url()).start().await;
+    let names = [
+        "Cookie",
+        "X-Forwarded-For",
+        "Forwarded",
+        "X-Request-Id",
+        "Connection",
+        "X-Sum",
+    ];
+    let trailers = names.map(|name| format!("{name}: told\r\n")).concat();
+    let request = head(
+        "POST /",
+        &format!(
+            "Transfer-Encoding: chunked\r\nTrailer: {}\r\n\r\n2\r\n{{}}\r\n0\r\n{trailers}\r\n",
+            names.join(", ")
+        ),
+    );
+    let (_, seen) = send(&bridge, request).await;
+    let seen = String::from_utf8_lossy(&seen).into_owned();
+    assert!(seen.contains("x-sum"), "the others pass: {seen}");
+    for name in ["cookie", "forwarded", "x-request-id", "connection"] {
+        assert!(!seen.contains(name), "{name}: {seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_without_a_length_is_not_given_one() {
+    for framing in ["Transfer-Encoding: chunked\r\n", ""] {
+        let backend = RawBackend::answering(format!("HTTP/1.1 200 OK\r\n{framing}Connection: close\r\n\r\n")).await;
+        let bridge = Bridge::before(&backend.url()).start().await;
+        let mut client = RawStream::connect(bridge.traffic).await;
+        for _ in 0..2 {
+            client.write(head("HEAD /", "\r\n")).await;
+            let answer = client.head().await.expect("a head, at once after the one before");
+            assert!(answer.all("Content-Length").is_empty(), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_speaks_http_1_0_does_not_cost_the_client_its_connection() {
+    let backend = RawBackend::answering("HTTP/1.0 200 OK\r\n\r\nto the end").await;
+    let bridge = Bridge::before(&backend.url()).start().await;
+    let mut client = RawStream::connect(bridge.traffic).await;
+    for _ in 0..2 {
+        let (answer, body) = client.exchange(head("GET /", "\r\n")).await;
+        assert_eq!(
+            (answer.first.as_str(), body.as_slice()),
+            ("HTTP/1.1 200 OK", b"to the end".as_slice())
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_whose_body_breaks_at_once_still_has_its_head() {
+    let response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Kind: cut\r\n\r\nno chunk\r\n";
+    let backend = RawBackend::answering(response).await;
+    let bridge = Bridge::before(&backend.url()).start().await;
+    let mut client = RawStream::connect(bridge.traffic).await;
+    client.write(head("POST /", "Content-Length: 0\r\n\r\n")).await;
+    let answer = client.head().await.expect("the head");
+    assert_eq!((answer.status(), answer.one("X-Kind")), (200, "cut"));
+    assert!(
+        client.rest().await.is_empty(),
+        "and no end that would make the body look whole"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_stands_still_is_the_client_s_timeout() {
+    let backend = RawBackend::answering(OK).await;
+    let bridge = Bridge::before(&backend.url())
+        .set("upstream.response_timeout", "300ms")
+        .start()
+        .await;
+    let mut client = RawStream::connect(bridge.traffic).await;
+    client.write(head("POST /", "Content-Length: 5\r\n\r\nabc")).await;
+    let answer = client.head().await.expect("a refusal");
+    let body = client.body(&answer).await;
+    assert_eq!(answer.status(), 408);
+    assert!(String::from_utf8_lossy(&body).contains("problem:request-timeout"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_response_that_lost_a_cookie_does_not_become_cacheable() {
     let cookie = "Set-Cookie: a=1\r\n";
     for (fields, expected) in [
@@ -434,6 +527,19 @@ async fn an_upgrade_passes_after_a_101_without_its_cookies() {
         b"\x00ba\x81",
         "bytes pass both ways, and the end of the backend is the end"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_to_a_protocol_that_was_not_asked_for_is_no_answer() {
+    for upgrade in ["Connection: Upgrade\r\nUpgrade: h2c\r\n", ""] {
+        let switch = format!("HTTP/1.1 101 Switching Protocols\r\n{upgrade}\r\nfree speech");
+        let backend = RawBackend::answering(switch).await;
+        let bridge = Bridge::before(&backend.url()).start().await;
+        let request = head("GET /socket", "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        let (answer, body) = send(&bridge, request).await;
+        assert_eq!(answer.status(), 502, "{upgrade:?}");
+        assert!(String::from_utf8_lossy(&body).contains("problem:upstream-bad-response"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

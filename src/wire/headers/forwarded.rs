@@ -87,6 +87,16 @@ pub fn forward(headers: &mut HeaderMap, hop: &Hop<'_>, trusted: &TrustedProxies)
     }
 }
 
+/// Takes every word on who the client is out.
+pub(super) fn remove_claims(headers: &mut HeaderMap) {
+    for claim in [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST, &FORWARDED] {
+        headers.remove(claim);
+    }
+    for claim in &OTHER_CLAIMS {
+        headers.remove(claim);
+    }
+}
+
 /// `X-Forwarded-For` and `Forwarded` of a trusted peer with the peer appended.
 fn extended(headers: &HeaderMap, peer: IpAddr, proto: &str, host: Option<&HeaderValue>) -> (String, String) {
     let given_list = joined(headers, &X_FORWARDED_FOR);

@@ -31,8 +31,13 @@ pub enum UpstreamError {
     },
     /// The backend answered with something that is no HTTP/1 response, or not one to this request.
     BadResponse(String),
-    /// The client broke its upload off, or stopped sending. The backend is not to blame.
+    /// The client broke its upload off. The backend is not to blame.
     ClientBody(String),
+    /// The client stopped sending. The backend is not to blame.
+    ClientStalled {
+        /// How long nothing had come.
+        waited: Duration,
+    },
 }
 
 /// Whose fault an [`UpstreamError`] is.
@@ -57,6 +62,7 @@ impl UpstreamError {
             Self::Reset { .. } => "reset",
             Self::BadResponse(_) => "bad_response",
             Self::ClientBody(_) => "client_body",
+            Self::ClientStalled { .. } => "client_stalled",
         }
     }
 
@@ -64,7 +70,7 @@ impl UpstreamError {
     #[must_use]
     pub const fn fault(&self) -> Fault {
         match self {
-            Self::ClientBody(_) => Fault::Client,
+            Self::ClientBody(_) | Self::ClientStalled { .. } => Fault::Client,
             Self::Overloaded { .. } => Fault::Bridge,
             Self::Connect(_) | Self::Timeout { .. } | Self::Reset { .. } | Self::BadResponse(_) => Fault::Backend,
         }
@@ -76,7 +82,7 @@ impl UpstreamError {
         match self {
             Self::Connect(_) | Self::Overloaded { .. } => false,
             Self::Timeout { arrived, .. } | Self::Reset { arrived, .. } => *arrived,
-            Self::BadResponse(_) | Self::ClientBody(_) => true,
+            Self::BadResponse(_) | Self::ClientBody(_) | Self::ClientStalled { .. } => true,
         }
     }
 }
@@ -104,6 +110,10 @@ impl fmt::Display for UpstreamError {
             }
             Self::BadResponse(what) => write!(f, "the upstream's response cannot be used: {what}"),
             Self::ClientBody(what) => write!(f, "the client did not finish its request body: {what}"),
+            Self::ClientStalled { waited } => write!(
+                f,
+                "the client did not finish its request body: nothing came for {waited:?}"
+            ),
         }
     }
 }
