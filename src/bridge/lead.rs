@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::flights::{Landing, Ticket};
 use super::sessions::Sessions;
 use crate::metrics::{LeaseEvent, Metrics};
-use crate::session::store::{Acquired, Key, LeaseEnd, LeaseToken};
+use crate::session::store::{Acquired, Key, LeaseEnd, LeaseToken, StoreError};
 
 /// How long a lease outlives the last sign of life of its holder: what the others wait when a leader is killed.
 pub const LEASE_TTL: Duration = Duration::from_millis(2000);
@@ -114,20 +114,23 @@ async fn release(sessions: &Sessions, key: &Key, token: LeaseToken, end: LeaseEn
 }
 
 async fn renew(key: Key, token: LeaseToken, sessions: Arc<Sessions>, metrics: Arc<Metrics>) {
+    let mut ours = true;
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
-        match sessions.renew_lease(&key, token, LEASE_TTL).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => {
-                tracing::warn!(install = %key, %error, "a lease could not be renewed; trying again");
-                continue;
+        let kept = match sessions.renew_lease(&key, token, LEASE_TTL).await {
+            Ok(true) if ours => continue,
+            Ok(_) => {
+                ours = false;
+                take_again(&key, token, &sessions).await
             }
-        }
-        // It ran out, or the store was restarted empty. Nobody may have taken it since.
-        match sessions.acquire_lease(&key, token, LEASE_TTL).await {
-            Ok(Acquired::Won) => tracing::warn!(install = %key, "a lease had run out and was taken again"),
-            Ok(Acquired::Held { .. }) => {
+            Err(error) => Err(error),
+        };
+        match kept {
+            Ok(true) => {
+                ours = true;
+                tracing::warn!(install = %key, "a lease had run out and was taken again");
+            }
+            Ok(false) => {
                 metrics.lease(LeaseEvent::Lost);
                 tracing::warn!(install = %key, "the lease was lost while its request is still under way");
                 return;
@@ -135,4 +138,17 @@ async fn renew(key: Key, token: LeaseToken, sessions: Arc<Sessions>, metrics: Ar
             Err(error) => tracing::warn!(install = %key, %error, "a lease could not be renewed; trying again"),
         }
     }
+}
+
+/// The lease ran out, or the store was restarted empty. It is taken again only where nobody else leads, and nobody has
+/// started a session meanwhile: what this leader writes would be let through otherwise (rule S3).
+async fn take_again(key: &Key, token: LeaseToken, sessions: &Sessions) -> Result<bool, StoreError> {
+    if let Acquired::Held { .. } = sessions.acquire_lease(key, token, LEASE_TTL).await? {
+        return Ok(false);
+    }
+    let started = sessions.has_session(sessions.load(key).await?.as_deref());
+    if started {
+        sessions.release_lease(key, token, LeaseEnd::Plain).await?;
+    }
+    Ok(!started)
 }

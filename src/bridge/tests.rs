@@ -463,6 +463,21 @@ async fn s3_a_leader_that_lost_its_lease_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn s3_a_lease_is_not_taken_again_from_those_who_started_a_session_meanwhile() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let stalled = here.post().await;
+    let token = stalled.lead.as_ref().map(Lead::token).unwrap();
+    world.store.release_lease(&KEY, token, LeaseEnd::Plain).await.unwrap();
+    there.whole(true, ms(1), &["sid=theirs; Path=/"]).await;
+    // Its renewals go on meanwhile.
+    tokio::time::sleep(ms(3000)).await;
+    let committed = here.respond(&stalled, Rank::Auth, &["sid=ours; Path=/"], None).await;
+    assert_eq!(committed.effect, Effect::None);
+    assert_eq!(jar(there.get().await.snapshot.as_deref()), "sid=theirs");
+}
+
+#[tokio::test(start_paused = true)]
 async fn s3_a_leader_that_lost_its_lease_to_nobody_loses_nothing() {
     let world = World::new();
     let here = world.replica();
