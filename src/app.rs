@@ -16,6 +16,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, State};
+use axum::middleware::{self, Next};
 use axum::routing::get;
 use http::{Request, Response};
 use hyper_util::service::TowerToHyperService;
@@ -33,6 +34,7 @@ use crate::ops::{self, Ops, SessionAccess, health::Readiness};
 use crate::session::clock::{Clock, SystemClock};
 use crate::session::credential::Credential;
 use crate::session::store::SessionStore;
+use crate::wire::headers;
 use crate::wire::server::{self, ClientAddr, Edge, EdgeStats};
 use crate::wire::upstream::Upstream;
 
@@ -109,7 +111,7 @@ impl App {
         let (readiness, probes) = probes::build(config, Arc::clone(&store), upstream.clone());
         let shutdown = Shutdown::new(config.server.drain_delay, config.server.drain_timeout);
         let (tasks, forced) = (TaskTracker::new(), CancellationToken::new());
-        let edge = parts::edge(config, shutdown.drain(), clock, Arc::clone(&metrics));
+        let edge = parts::edge(config, shutdown.drain(), Arc::clone(&clock), Arc::clone(&metrics));
         read_sources(&metrics, &edge.stats, &upstream, &pending, &readiness);
 
         let bridge = Bridge::new(parts::bridge(
@@ -124,11 +126,12 @@ impl App {
             },
         )?);
         let ops = ops_router(config, Arc::clone(&readiness), metrics, sessions, Arc::clone(&pending));
+        let ops = ops.layer(middleware::from_fn_with_state(Arc::clone(&clock), with_request_id));
         Ok(Self {
             traffic,
             operators,
             addresses,
-            router: traffic_router(config, bridge, Arc::clone(&readiness)),
+            router: traffic_router(config, bridge, Arc::clone(&readiness), clock),
             ops,
             edge,
             shutdown,
@@ -176,10 +179,11 @@ impl App {
             async move { pending.run(stop).await }
         });
         watch(&drain, readiness, tasks, forced);
+        let stats = Arc::clone(&self.edge.stats);
         let service = TowerToHyperService::new(self.router);
         drain.spawn(server::serve(self.traffic, self.edge, service));
 
-        let ended = self.shutdown.run().await;
+        let ended = self.shutdown.run(|| stats.open.load(Ordering::Relaxed)).await;
         probing.abort();
         // What the last requests have left to do, such as giving back a lease.
         left_over.close();
@@ -235,7 +239,7 @@ fn local(listener: &TcpListener, key: &str) -> Result<SocketAddr, StartError> {
 }
 
 /// The traffic listener: its health path, and everything else for the bridge.
-fn traffic_router(config: &Config, bridge: Bridge, readiness: Arc<Readiness>) -> Router {
+fn traffic_router(config: &Config, bridge: Bridge, readiness: Arc<Readiness>, clock: Arc<dyn Clock>) -> Router {
     let mut router = Router::new();
     if let Some(path) = &config.server.health_path {
         let health = move || {
@@ -244,9 +248,18 @@ fn traffic_router(config: &Config, bridge: Bridge, readiness: Arc<Readiness>) ->
         };
         // Braces have a meaning in the router's patterns, and none in a health path.
         let literal = path.replace('{', "{{").replace('}', "}}");
-        router = router.route(&literal, get(health).fallback(forward));
+        let named = middleware::from_fn_with_state(clock, with_request_id);
+        router = router.route(&literal, get(health).fallback(forward).layer(named));
     }
     router.fallback(forward).with_state(bridge)
+}
+
+/// Answers of the bridge's own carry the request ID as those of the backend do.
+async fn with_request_id(State(clock): State<Arc<dyn Clock>>, request: Request<Body>, next: Next) -> Response<Body> {
+    let id = headers::request_id(request.headers(), clock.now().as_millis());
+    let mut response = next.run(request).await;
+    response.headers_mut().entry(&headers::X_REQUEST_ID).or_insert(id);
+    response
 }
 
 async fn forward(

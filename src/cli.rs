@@ -23,7 +23,8 @@ const CONFIGURATION: &str = "\
 Configuration:
   The file is the one that --config or SESSION_BRIDGE_CONFIG names, else session-bridge.toml in the working directory
   where there is one, else none: every key has a default but upstream.url. Any key can be set by the environment:
-  SESSION_BRIDGE_STORE__URL is store.url. Flags beat the environment, the environment beats the file. An unknown key or variable is an error.
+  SESSION_BRIDGE_STORE__URL is store.url. Flags beat the environment, the environment beats the file. An unknown key or
+  variable is an error.
 
 Exit codes:
   0  done, or the answer is yes

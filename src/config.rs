@@ -129,6 +129,10 @@ impl Sources {
         match read_utf8(path) {
             Ok(text) => from_toml(&path.display().to_string(), &text),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !required => Default::default(),
+            Err(_) if path.as_os_str().is_empty() => {
+                let message = format!("the name of the file is empty: look at --config and {FILE_VARIABLE}");
+                (Table::new(), vec![ConfigError::new(Origin::Nowhere, "", message)])
+            }
             Err(error) => {
                 let origin = Origin::File {
                     name: path.display().to_string(),

@@ -126,12 +126,6 @@ impl Drain {
         self.shared.tracker.token()
     }
 
-    /// How many tasks and tokens the shutdown would have to wait for.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.shared.tracker.len()
-    }
-
     fn advance(&self, to: Stage) {
         self.shared.stage.fetch_max(to as u8, Ordering::AcqRel);
         if to >= Stage::Draining {
@@ -218,28 +212,28 @@ impl Shutdown {
     }
 
     /// Waits to be told, then takes everything through the stages. Returns when nothing runs any more, or when what
-    /// still ran has been dropped.
-    pub async fn run(mut self) -> Ended {
+    /// still ran has been dropped. `connections`: how many of clients are open, for the log.
+    pub async fn run(mut self, connections: impl Fn() -> u64 + Send) -> Ended {
         // `self.sender` keeps the channel open: `recv` ends only by being fired.
         let why = self.fired.recv().await.unwrap_or_default();
         tracing::info!(signal = why, delay = ?self.delay, "shutting down: not ready any more");
         self.drain.advance(Stage::Draining);
         let delay = self.delay;
         if self.hurried(tokio::time::sleep(delay)).await {
-            return self.force("a second signal").await;
+            return self.force("a second signal", connections()).await;
         }
         self.drain.advance(Stage::Closing);
-        tracing::info!(open = self.drain.held(), timeout = ?self.timeout, "shutting down: closing");
+        tracing::info!(connections = connections(), timeout = ?self.timeout, "shutting down: closing");
         let (timeout, tracker) = (self.timeout, self.drain.shared.tracker.clone());
         let mut in_time = false;
         let finished = async {
             in_time = tokio::time::timeout(timeout, tracker.wait()).await.is_ok();
         };
         if self.hurried(finished).await {
-            return self.force("a second signal").await;
+            return self.force("a second signal", connections()).await;
         }
         if !in_time {
-            return self.force("drain_timeout has passed").await;
+            return self.force("drain_timeout has passed", connections()).await;
         }
         tracing::info!("shut down");
         self.drain.advance(Stage::Forced);
@@ -255,8 +249,8 @@ impl Shutdown {
         }
     }
 
-    async fn force(self, why: &'static str) -> Ended {
-        tracing::warn!(why, dropped = self.drain.held(), "shutting down by force");
+    async fn force(self, why: &'static str, connections: u64) -> Ended {
+        tracing::warn!(why, connections, "shutting down by force: what is open is dropped");
         self.drain.advance(Stage::Forced);
         // Tasks that mind `forced` end here; one that does not is left to die with the runtime.
         let _ = tokio::time::timeout(FORCED_GRACE, self.drain.shared.tracker.wait()).await;
@@ -274,7 +268,7 @@ mod tests {
     fn started() -> (Trigger, Drain, JoinHandle<Ended>) {
         let shutdown = Shutdown::new(DELAY, TIMEOUT);
         let (trigger, drain) = (shutdown.trigger(), shutdown.drain());
-        (trigger, drain, tokio::spawn(shutdown.run()))
+        (trigger, drain, tokio::spawn(shutdown.run(|| 0)))
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,8 +14,10 @@ const EVERY: Duration = Duration::from_millis(500);
 
 /// Asks, and keeps the readiness up to date.
 pub(super) struct Probes {
-    store: (Arc<dyn SessionStore>, Arc<Part>),
-    upstream: (Upstream, Arc<Part>),
+    store: Arc<dyn SessionStore>,
+    upstream: Upstream,
+    store_reporter: Reporter,
+    upstream_reporter: Reporter,
 }
 
 /// A backend that is down is told, but takes no replica out of the balancer: all of them would go, and a 502 says more
@@ -31,8 +33,10 @@ pub(super) fn build(config: &Config, store: Arc<dyn SessionStore>, upstream: Ups
     (
         Arc::new(readiness),
         Probes {
-            store: (store, store_part),
-            upstream: (upstream, upstream_part),
+            store,
+            upstream,
+            store_reporter: Reporter::new("store", store_part),
+            upstream_reporter: Reporter::new("backend", upstream_part),
         },
     )
 }
@@ -40,25 +44,21 @@ pub(super) fn build(config: &Config, store: Arc<dyn SessionStore>, upstream: Ups
 impl Probes {
     /// Asks for ever.
     pub(super) async fn run(self) {
+        let Self {
+            store,
+            upstream,
+            mut store_reporter,
+            mut upstream_reporter,
+        } = self;
         let store = async {
-            let (store, part) = &self.store;
             loop {
-                let answer = store.ping().await;
-                report(
-                    part,
-                    "store",
-                    answer.is_ok(),
-                    &answer.err().map(|error| error.to_string()).unwrap_or_default(),
-                );
+                store_reporter.report(store.ping().await.map_err(|error| error.to_string()));
                 tokio::time::sleep(EVERY).await;
             }
         };
         let upstream = async {
-            let (upstream, part) = &self.upstream;
             loop {
-                let answer = upstream.probe().await;
-                let reason = answer.as_ref().err().map(ToString::to_string).unwrap_or_default();
-                report(part, "upstream", answer.is_ok(), &reason);
+                upstream_reporter.report(upstream.probe().await.map_err(|error| error.to_string()));
                 tokio::time::sleep(EVERY * 4).await;
             }
         };
@@ -66,17 +66,32 @@ impl Probes {
     }
 }
 
-/// The reason goes to the log, once a change; outsiders who ask about readiness are told no more than which part fails.
-fn report(part: &Part, name: &'static str, ok: bool, reason: &str) {
-    let was_ok = part.is_ok();
-    if ok {
-        part.ok();
-    } else {
-        part.failed("does not answer");
+/// Tells of one part: its state to those who ask about readiness, and to the log what changed.
+struct Reporter {
+    name: &'static str,
+    part: Arc<Part>,
+    /// The last answer; none before the first.
+    last: Option<Result<(), String>>,
+}
+
+impl Reporter {
+    const fn new(name: &'static str, part: Arc<Part>) -> Self {
+        Self { name, part, last: None }
     }
-    match (was_ok, ok) {
-        (true, false) => tracing::warn!(part = name, reason, "does not answer"),
-        (false, true) => tracing::info!(part = name, "answers"),
-        _ => {}
+
+    /// The reason goes to the log, once a change: the first answer, and each other reason, too. Outsiders who ask about
+    /// readiness are told no more than which part fails.
+    fn report(&mut self, answer: Result<(), String>) {
+        match &answer {
+            Ok(()) => self.part.ok(),
+            Err(_) => self.part.failed("does not answer"),
+        }
+        if self.last.as_ref() != Some(&answer) {
+            match &answer {
+                Ok(()) => tracing::info!("the {} answers", self.name),
+                Err(reason) => tracing::warn!(reason, "the {} does not answer", self.name),
+            }
+            self.last = Some(answer);
+        }
     }
 }

@@ -18,7 +18,8 @@ use crate::wire::headers;
 /// What became of the session, as far as the request has come.
 pub type Session = Outcome;
 
-/// The story of one request. Told once: when it is closed, or when it is dropped because the client left.
+/// The story of one request. Told once: when it is closed, or when it is dropped because its connection ended: the client
+/// left, or the bridge was stopped by force.
 pub struct Journal {
     metrics: Arc<Metrics>,
     method: Method,
@@ -128,7 +129,7 @@ impl Journal {
             if status.is_some() {
                 "request"
             } else {
-                "request given up: the client left"
+                "request given up: its connection ended before there was an answer"
             },
         );
     }

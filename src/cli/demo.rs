@@ -8,13 +8,15 @@ mod wire;
 use std::future::Future;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use http::Method;
 use http::header::CONTENT_TYPE;
+use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 use super::EXIT_FAILED;
@@ -28,6 +30,9 @@ pub use wire::Exchange;
 /// Where the bridge of a demo listens, and where it does when that is taken.
 const LISTEN: &str = "127.0.0.1:8080";
 const LISTEN_ANYWHERE: &str = "127.0.0.1:0";
+
+/// The store of a demo that can write no file.
+const MEMORY: &str = "memory:";
 
 /// How long the demo's app waits for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,7 +67,7 @@ const STEPS: [Step; 3] = [
     },
 ];
 
-/// Runs the demo until it is interrupted. Exit code 1 when something could not be started.
+/// Runs the demo until SIGINT or SIGTERM. Exit code 1 when something could not be started.
 pub async fn run() -> ExitCode {
     match start().await {
         Ok(()) => ExitCode::SUCCESS,
@@ -74,35 +79,75 @@ pub async fn run() -> ExitCode {
 }
 
 async fn start() -> Result<(), Box<dyn std::error::Error>> {
-    let shop = shop().await?;
-    let folder = std::env::temp_dir().join(format!("session-bridge-demo-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let played = with_bridge(shop, &folder).await;
-    std::fs::remove_dir_all(&folder)?;
-    played
-}
-
-async fn with_bridge(shop: Shop, folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    let app = match App::bind(&config(&shop, folder, LISTEN)?).await {
-        Ok(app) => app,
-        // The usual port is taken: any other will do.
-        Err(_) => App::bind(&config(&shop, folder, LISTEN_ANYWHERE)?).await?,
-    };
-    let (bridge, trigger) = (app.addresses().traffic, app.trigger());
-    let running = tokio::spawn(app.run());
-    let stop = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
+    // From here on a signal ends the demo, and not the process with its folder left behind.
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
     };
+    let shop = shop().await?;
+    let folder = Folder::create(&std::env::temp_dir());
+    let app = bind(&shop, folder.as_ref()).await?;
+    let (bridge, trigger) = (app.addresses().traffic, app.trigger());
+    let running = tokio::spawn(app.run());
     let played = play(shop, bridge, stop, &mut io::stdout()).await;
     trigger.fire("the demo is over");
     running.await?;
     Ok(played?)
 }
 
-/// What a user would write for that shop, and an embedded store that goes with the demo.
-fn config(shop: &Shop, folder: &Path, listen: &str) -> Result<Config, ConfigErrors> {
+/// A folder of the demo alone, which goes with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    /// Nobody can guess its name or look into it.
+    fn create(parent: &Path) -> io::Result<Self> {
+        let path = parent.join(format!("session-bridge-demo-{}", Uuid::new_v4()));
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+
+    fn store(&self) -> String {
+        format!("sqlite://{}", self.0.join("sessions.db").display())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // It is the place for what is temporary: what stays there is cleared by others.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A bridge with its store in `folder`, or in memory where nothing can be written there.
+async fn bind(shop: &Shop, folder: Result<&Folder, &io::Error>) -> Result<App, Box<dyn std::error::Error>> {
+    let why: String = match folder {
+        Ok(folder) => match bind_with(shop, &folder.store()).await {
+            Ok(app) => return Ok(app),
+            Err(error) => error.to_string(),
+        },
+        Err(error) => error.to_string(),
+    };
+    let app = bind_with(shop, MEMORY).await?;
+    say(&format_args!(
+        "no store can be made in {}, so sessions are kept in memory: {why}\n",
+        std::env::temp_dir().display()
+    ));
+    Ok(app)
+}
+
+async fn bind_with(shop: &Shop, store: &str) -> Result<App, Box<dyn std::error::Error>> {
+    match App::bind(&config(shop, store, LISTEN)?).await {
+        Ok(app) => Ok(app),
+        // The usual port is taken: any other will do.
+        Err(_) => Ok(App::bind(&config(shop, store, LISTEN_ANYWHERE)?).await?),
+    }
+}
+
+/// What a user would write for that shop.
+fn config(shop: &Shop, store: &str, listen: &str) -> Result<Config, ConfigErrors> {
     let environment = [
         ("SESSION_BRIDGE_OPS__LISTEN", LISTEN_ANYWHERE),
         ("SESSION_BRIDGE_SESSION__ID_COOKIES", shop::COOKIE_NAME),
@@ -116,7 +161,7 @@ fn config(shop: &Shop, folder: &Path, listen: &str) -> Result<Config, ConfigErro
         flags: Flags {
             upstream: Some(format!("http://{}", shop.address()).into()),
             listen: Some(listen.to_owned()),
-            store: Some(format!("sqlite://{}", folder.join("sessions.db").display()).into()),
+            store: Some(store.to_owned().into()),
         },
     })
 }
@@ -202,7 +247,8 @@ impl Step {
         let body = if self.body.is_empty() {
             String::new()
         } else {
-            format!(" --json '{}'", self.body)
+            // Not --json, which older versions of curl do not have.
+            format!(" -H 'Content-Type: application/json' -d '{}'", self.body)
         };
         format!("curl -H 'X-Install-Id: {install_id}'{body} {}", self.url(bridge))
     }

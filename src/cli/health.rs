@@ -87,7 +87,7 @@ async fn ask(url: &str, timeout: Duration) -> Result<(), String> {
 }
 
 /// What went wrong, down to the cause. The URL is left out: it may hold a password, and whoever asks knows it.
-fn reason(error: &reqwest::Error) -> String {
+pub(super) fn reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }

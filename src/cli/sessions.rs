@@ -52,7 +52,7 @@ async fn ask(method: Method, arguments: &SessionArgs, ops: &Ops) -> Result<Strin
         request = request.bearer_auth(token.expose());
     }
     // The URL holds the Install ID: it is not repeated.
-    let unreachable = |error: reqwest::Error| format!("no bridge answers at {base}: {}", error.without_url());
+    let unreachable = |error: reqwest::Error| format!("no bridge answers at {base}: {}", super::health::reason(&error));
     let response = request.send().await.map_err(unreachable)?;
     let status = response.status();
     let body = response.text().await.map_err(unreachable)?;

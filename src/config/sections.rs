@@ -218,10 +218,10 @@ pub enum LogLevel {
     Error,
     /// What went wrong and was dealt with.
     Warn,
-    /// Starts, stops and changes of state.
+    /// Starts, stops, changes of state, and each request.
     Info,
-    /// Each request.
+    /// What is refused before it is a request, what clients and the network do, and each step.
     Debug,
-    /// Each step.
+    /// All there is.
     Trace,
 }

@@ -98,6 +98,10 @@ async fn no_upstream_a_missing_file_and_an_unknown_flag_or_variable_are_bad_usag
     assert_eq!(no_file.code, 2);
     no_file.assert_says(&["nowhere.toml"]);
 
+    let empty = run(&["serve"], None, &[("SESSION_BRIDGE_CONFIG", "")]).await;
+    assert_eq!(empty.code, 2);
+    empty.assert_says(&["the name of the file is empty", "SESSION_BRIDGE_CONFIG"]);
+
     let bad_flag = run(&["serve", "--lisen", "127.0.0.1:0"], None, &[]).await;
     assert_eq!(bad_flag.code, 2);
     bad_flag.assert_says(&["--lisen", "--listen"]);
@@ -211,6 +215,11 @@ async fn sessions_show_and_end_tell_everything_but_values() {
     let next = bridge.ok(Call::post("/basket").of(&id)).await;
     assert_eq!(next["started"], true, "the next request starts afresh");
     assert_ne!(next["session"], first["session"]);
+
+    drop(bridge);
+    let nobody = sessions("show").await;
+    assert_eq!(nobody.code, 1);
+    nobody.assert_says(&["no bridge answers at http://127.0.0.1:", "Connection refused"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

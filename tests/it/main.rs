@@ -16,6 +16,7 @@ mod architecture;
 mod backends;
 mod commit;
 mod config_cli;
+mod demo;
 mod outage;
 mod proxying;
 mod secrets;

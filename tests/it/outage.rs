@@ -132,12 +132,19 @@ async fn a_bridge_that_starts_without_its_store_serves_once_it_is_there() {
     scene.gate.cut();
     let bridge = scene.builder.clone().start_unready().await;
     assert_eq!(bridge.ready().await, Some(503));
+    eventually("a line about it in the log", Duration::from_secs(5), async || {
+        let logs = bridge.logs();
+        let mut lines = logs.lines();
+        lines.any(|line| line.contains("the store does not answer") && line.contains("\"reason\":\"the store "))
+    })
+    .await;
     assert_store_unavailable(&bridge.send(Call::post("/basket").of(&InstallId::random())).await);
     scene.gate.open();
     eventually("readiness", Duration::from_secs(5), async || {
         bridge.ready().await == Some(200)
     })
     .await;
+    assert!(bridge.logs().contains("the store answers"), "{}", bridge.logs());
     bridge.ok(Call::post("/basket").of(&InstallId::random())).await;
 }
 

@@ -796,6 +796,11 @@ async fn the_health_path_is_answered_by_the_bridge_and_can_be_moved_away() {
         (200, "application/json")
     );
     assert!(answer.json().is_object());
+    assert_eq!(answer.header("x-request-id").len(), 36, "each has one of its own");
+    let named = bridge.send(Call::get("/healthz").header("x-request-id", "mine")).await;
+    assert_eq!(named.header("x-request-id"), "mine");
+    let named = bridge.ops(Call::get("/livez").header("x-request-id", "mine")).await;
+    assert_eq!(named.header("x-request-id"), "mine");
     assert!(backend.seen().is_empty());
 
     let bridge = Bridge::before(&backend.url())

@@ -98,6 +98,9 @@ async fn what_is_not_finished_by_drain_timeout_is_cut() {
     let told = Instant::now();
     assert_eq!(bridge.terminate().await.code(), Some(1), "work had to be dropped");
     let took = told.elapsed();
+    let logs = bridge.logs();
+    let forced = logs.lines().find(|line| line.contains("shutting down by force"));
+    assert!(forced.is_some_and(|line| line.contains("\"connections\":1,")), "{logs}");
     assert!(
         (Duration::from_millis(900)..Duration::from_secs(4)).contains(&took),
         "it took {took:?}"

@@ -267,6 +267,10 @@ async fn dial(target: &Target) -> Result<Live, String> {
 fn refused_login(error: &RedisError) -> String {
     match (error.kind(), error.code()) {
         (ErrorKind::Io, _) => "the connection was closed during the greeting".into(),
+        // The code of most errors: a password where none is set, a user or a database that there is not.
+        (_, Some("ERR")) => {
+            "the server refused the greeting: are user, password and database of store.url right?".into()
+        }
         (_, Some(code)) => format!("the server refused the greeting: {code}"),
         (_, None) => format!("the server refused the greeting: {}", error.category()),
     }

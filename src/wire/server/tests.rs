@@ -171,7 +171,7 @@ async fn bench_with_delay(options: ServerOptions, delay: Duration) -> Bench {
         stats,
         drain,
         trigger,
-        shutdown: tokio::spawn(shutdown.run()),
+        shutdown: tokio::spawn(shutdown.run(|| 0)),
     }
 }
 

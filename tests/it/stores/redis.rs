@@ -436,6 +436,13 @@ async fn user_password_and_database_of_the_url_are_used_and_never_shown() {
     assert!(matches!(error, StoreError::Unavailable(_)));
     assert!(!format!("{error} {error:?}").contains("hunter"), "{error}");
 
+    let no_such_database = connect_as(&url("hunter2", 99), Duration::from_millis(250), prefix, &clock);
+    eventually("the refusal", || async {
+        format!("{:?}", no_such_database.load(&key(1)).await)
+            .contains("are user, password and database of store.url right?")
+    })
+    .await;
+
     let options = |url: &str| RedisOptions {
         url: url.to_owned(),
         timeout: PATIENT,
