@@ -373,6 +373,23 @@ async fn an_upload_that_stands_still_is_the_client_s_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_that_cannot_be_read_costs_neither_the_response_nor_the_others() {
+    for bad in ["a=\0", "a=1\rb", "a=1\r", "a=\u{1}", "\0", ""] {
+        let response = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\nSet-Cookie: {bad}\r\nSet-Cookie: good=1\r\n\r\n\0\r\0"
+        );
+        let backend = RawBackend::answering(response).await;
+        let bridge = Bridge::before(&backend.url()).start().await;
+        let id = InstallId::random();
+        let answer = bridge.send(Call::get("/").of(&id)).await;
+        assert_eq!((answer.status, &*answer.body), (200, &b"\0\r\0"[..]), "{bad:?}");
+        bridge.send(Call::get("/").of(&id)).await;
+        let seen = backend.seen();
+        assert_eq!(seen.last().expect("a request").head.one("Cookie"), "good=1", "{bad:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_response_that_lost_a_cookie_does_not_become_cacheable() {
     let cookie = "Set-Cookie: a=1\r\n";
     for (fields, expected) in [
