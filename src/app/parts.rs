@@ -112,8 +112,8 @@ pub(super) fn edge(config: &Config, drain: Drain, clock: Arc<dyn Clock>, metrics
             keep_alive_timeout: server.keep_alive_timeout,
             stall_timeout: STALL_TIMEOUT,
         },
-        render: Arc::new(move |refusal| {
-            let refusal = match refusal {
+        render: Arc::new(move |cause| {
+            let refusal = match cause {
                 EdgeRefusal::BadRequest(reason) => Refusal::BadRequest { reason },
                 EdgeRefusal::HeaderTooLarge => Refusal::HeaderTooLarge,
                 EdgeRefusal::RequestTimeout => Refusal::RequestTimeout,
@@ -121,11 +121,16 @@ pub(super) fn edge(config: &Config, drain: Drain, clock: Arc<dyn Clock>, metrics
             };
             metrics.refusal(refusal.slug());
             let request_id = Uuid::now_v7().to_string();
-            tracing::debug!(
-                refusal = refusal.slug(),
-                request_id,
-                "a request was refused before it was read"
-            );
+            // An overload is told by the accept loop, once in a while: a line for each connection would add to it.
+            if cause != EdgeRefusal::Overloaded {
+                tracing::info!(
+                    status = refusal.status().as_u16(),
+                    refusal = refusal.slug(),
+                    %cause,
+                    request_id,
+                    "a request was refused before it was read"
+                );
+            }
             refusal.response(&request_id)
         }),
         drain,

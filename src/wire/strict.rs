@@ -13,6 +13,8 @@ mod head;
 use chunked::Chunked;
 use head::{Framing, Head};
 
+pub(super) use head::find_control;
+
 /// The most header fields a request may have. hyper's own limit: up to this it parses without an allocation.
 pub const MAX_FIELDS: usize = 100;
 

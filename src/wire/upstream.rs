@@ -43,6 +43,7 @@ use tokio::time::Instant;
 mod body;
 mod connect;
 mod error;
+mod mend;
 mod pool;
 mod socket;
 mod stats;
@@ -127,6 +128,7 @@ impl Upstream {
             if reused {
                 connection.link.verify();
             }
+            connection.link.expect_head();
             let exchange = Exchange::new(&connection, upload.as_deref(), response_timeout);
             let sent = connection.sender.try_send_request(request);
             let mut failure = match exchange.wait(sent).await? {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::support::InstallId;
 use crate::support::bridge::Bridge;
 use crate::support::client::Call;
 use crate::support::raw::{RawBackend, RawHead, RawStream};
 use crate::support::shop::Shop;
+use crate::support::{InstallId, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
@@ -373,6 +373,23 @@ async fn an_upload_that_stands_still_is_the_client_s_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_that_cannot_be_read_costs_neither_the_response_nor_the_others() {
+    for bad in ["a=\0", "a=1\rb", "a=1\r", "a=\u{1}", "\0", ""] {
+        let response = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\nSet-Cookie: {bad}\r\nSet-Cookie: good=1\r\n\r\n\0\r\0"
+        );
+        let backend = RawBackend::answering(response).await;
+        let bridge = Bridge::before(&backend.url()).start().await;
+        let id = InstallId::random();
+        let answer = bridge.send(Call::get("/").of(&id)).await;
+        assert_eq!((answer.status, &*answer.body), (200, &b"\0\r\0"[..]), "{bad:?}");
+        bridge.send(Call::get("/").of(&id)).await;
+        let seen = backend.seen();
+        assert_eq!(seen.last().expect("a request").head.one("Cookie"), "good=1", "{bad:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_response_that_lost_a_cookie_does_not_become_cacheable() {
     let cookie = "Set-Cookie: a=1\r\n";
     for (fields, expected) in [
@@ -633,6 +650,27 @@ async fn ambiguous_or_invalid_requests_are_refused_and_never_forwarded() {
     assert!(backend.seen().is_empty(), "{:?}", backend.seen());
     let (answer, _) = send(&bridge, head("GET /", &format!("X: {}\r\n\r\n", "x".repeat(40_000)))).await;
     assert_eq!(answer.status(), 431);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_refused_unread_is_in_the_log_with_the_reason() {
+    let backend = RawBackend::answering(OK).await;
+    let bridge = Bridge::before(&backend.url()).set("log.level", "info").start().await;
+    let (answer, _) = send(&bridge, head("GET /", "X : a\r\n\r\n")).await;
+    let told = || {
+        let logs = bridge.logs();
+        let mut lines = logs.lines().map(str::to_owned);
+        lines.find(|line| line.contains(answer.one("X-Request-Id")))
+    };
+    eventually("a line of the refusal", Duration::from_secs(10), async || {
+        told().is_some()
+    })
+    .await;
+    let line = told().expect("it is there");
+    assert!(
+        line.contains("bad-request") && line.contains("whitespace in or behind a field name"),
+        "{line}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

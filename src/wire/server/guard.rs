@@ -148,7 +148,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
 
     /// Refuses what was read. The request in hand, if it was handed over, gets the answer from the service's side.
     fn refuse(&mut self, refusal: EdgeRefusal) -> io::Result<()> {
-        tracing::debug!(%refusal, "request refused");
         refusal.count(&self.edge.stats);
         if self.exchange.progress() == Progress::Idle {
             self.outcome = Outcome::Refused(refusal);

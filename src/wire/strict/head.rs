@@ -322,7 +322,7 @@ pub(super) fn is_token_byte(byte: u8) -> bool {
 }
 
 /// The first byte below 0x20, or DEL. Eight bytes at a time: most of a head has none.
-pub(super) fn find_control(bytes: &[u8]) -> Option<usize> {
+pub(in crate::wire) fn find_control(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_le_bytes([0x01; 8]);
     const HIGHS: u64 = u64::from_le_bytes([0x80; 8]);
     let (blocks, rest) = bytes.as_chunks::<8>();

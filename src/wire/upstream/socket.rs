@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::mend::Mender;
 use super::stats::Open;
 
 /// What the pool and the socket share about one connection.
@@ -25,6 +26,8 @@ pub(super) struct Link {
     last_write: AtomicU64,
     /// Set before a request is handed over: the next read asks the kernel, see [`Socket::ask_kernel`].
     verify: AtomicBool,
+    /// Set before a request is handed over: what is read next is a response head.
+    head_expected: AtomicBool,
     /// The place in the pool of a connection that was upgraded: given back when the tunnel ends.
     parked: Mutex<Option<OwnedSemaphorePermit>>,
     _open: Open,
@@ -37,6 +40,7 @@ impl Link {
             written: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
             verify: AtomicBool::new(false),
+            head_expected: AtomicBool::new(false),
             parked: Mutex::new(None),
             _open: open,
         }
@@ -57,6 +61,11 @@ impl Link {
         self.verify.store(true, Ordering::Release);
     }
 
+    /// Tells that a response head comes next.
+    pub(super) fn expect_head(&self) {
+        self.head_expected.store(true, Ordering::Release);
+    }
+
     /// Keeps `permit` until the socket is closed.
     pub(super) fn park(&self, permit: OwnedSemaphorePermit) {
         *self.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
@@ -69,7 +78,7 @@ impl Link {
     }
 }
 
-/// A [`TcpStream`] with two habits of its own.
+/// A [`TcpStream`] with three habits of its own.
 ///
 /// **It asks twice before a reused connection is written to.** The runtime learns of a closed connection only when it
 /// next looks at its events, which under load is long enough to write a request into the void. So the first read
@@ -79,12 +88,17 @@ impl Link {
 /// **A failed write leaves the verdict to the reader.** A backend may refuse an upload half-way: it answers and
 /// closes, and our next write fails while its answer waits to be read. The write then stays pending; the reader finds
 /// the answer, or the end of the connection.
+///
+/// **It mends response heads** where one byte would cost all of them, see [`Mender`].
 #[derive(Debug)]
 pub(super) struct Socket {
     tcp: TcpStream,
     link: Arc<Link>,
     write_failed: bool,
     read_ended: bool,
+    mender: Mender,
+    /// A CR that was read and not handed on yet: what follows it decides.
+    kept_cr: bool,
 }
 
 impl Socket {
@@ -94,6 +108,8 @@ impl Socket {
             link,
             write_failed: false,
             read_ended: false,
+            mender: Mender::default(),
+            kept_cr: false,
         }
     }
 
@@ -138,8 +154,8 @@ fn closed_by_peer(error: &io::Error) -> bool {
     matches!(error.kind(), BrokenPipe | ConnectionReset | ConnectionAborted)
 }
 
-impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+impl Socket {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let room = buf.remaining() > 0;
         let mut result = Pin::new(&mut self.tcp).poll_read(cx, buf);
@@ -159,6 +175,46 @@ impl AsyncRead for Socket {
             }
         }
         result
+    }
+
+    /// Reads a part of a response head.
+    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        loop {
+            if self.kept_cr {
+                buf.put_slice(b"\r");
+            }
+            let start = buf.filled().len();
+            let read = self.poll_bytes(cx, buf);
+            if !matches!(read, Poll::Ready(Ok(()))) {
+                buf.set_filled(before);
+                return read;
+            }
+            let ended = buf.filled().len() == start;
+            self.kept_cr = false;
+            let fresh = buf.filled_mut().get_mut(before..).unwrap_or_default();
+            if !ended && self.mender.mend(fresh) {
+                self.kept_cr = true;
+                buf.set_filled(buf.filled().len() - 1);
+            }
+            if ended || buf.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.link.head_expected.swap(false, Ordering::AcqRel) {
+            this.mender.begin();
+        }
+        if this.mender.is_reading() && buf.remaining() > 0 {
+            this.poll_head(cx, buf)
+        } else {
+            this.poll_bytes(cx, buf)
+        }
     }
 }
 
