@@ -133,7 +133,10 @@ fn may_hold_json(headers: &HeaderMap) -> bool {
         let coding = value.as_bytes().trim_ascii();
         !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")
     });
-    !encoded && headers.get(CONTENT_TYPE).is_none_or(|value| is_json(value.as_bytes()))
+    !encoded
+        && headers
+            .get(CONTENT_TYPE)
+            .is_none_or(|value| value.is_empty() || is_json(value.as_bytes()))
 }
 
 fn is_json(content_type: &[u8]) -> bool {

@@ -125,8 +125,10 @@ fn origin_form(uri: Uri) -> Uri {
 /// Takes what was meant for this hop alone out of a response: its version too (RFC 9110 §2.5), so that a backend that
 /// speaks HTTP/1.0 does not cost the client its connection.
 pub fn clean_response<B>(response: &mut Response<B>) {
-    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let protocol = response.headers().get(UPGRADE).filter(|_| switched).cloned();
+    // A 101 switches, a 426 says to what one may (RFC 9110 §15.5.22).
+    let status = response.status();
+    let speaks_of_it = status == StatusCode::SWITCHING_PROTOCOLS || status == StatusCode::UPGRADE_REQUIRED;
+    let protocol = response.headers().get(UPGRADE).filter(|_| speaks_of_it).cloned();
     let version = response.version();
     headers::strip_response(response.headers_mut());
     if let Some(protocol) = protocol {
