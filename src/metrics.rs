@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | `session_bridge_requests_total` | counter | `method`, `status`, `outcome` | requests answered; `status` is a class (`2xx`); for `outcome` see [`Outcome`] |
 //! | `session_bridge_request_duration_seconds` | histogram | | from the end of the request head to the response head being passed on |
-//! | `session_bridge_upstream_duration_seconds` | histogram | | from sending a request to the backend to its response head |
+//! | `session_bridge_upstream_duration_seconds` | histogram | | for a response head of the backend, waiting for a free connection to it included |
 //! | `session_bridge_refusals_total` | counter | `slug` | requests that the bridge answered itself, by the end of the problem `type` |
 //! | `session_bridge_sessions_created_total` | counter | | records stored where there was none |
 //! | `session_bridge_sessions_replaced_total` | counter | | sessions whose session cookie got a new value: a log-in, a rotation |

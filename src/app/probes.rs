@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::bridge::sessions::Sessions;
 use crate::config::{Config, OnStoreError};
 use crate::ops::health::{Part, Readiness, Weight};
-use crate::session::store::SessionStore;
 use crate::wire::upstream::Upstream;
 
 /// How often they are asked.
@@ -14,7 +14,7 @@ const EVERY: Duration = Duration::from_millis(500);
 
 /// Asks, and keeps the readiness up to date.
 pub(super) struct Probes {
-    store: Arc<dyn SessionStore>,
+    sessions: Arc<Sessions>,
     upstream: Upstream,
     store_reporter: Reporter,
     upstream_reporter: Reporter,
@@ -22,7 +22,7 @@ pub(super) struct Probes {
 
 /// A backend that is down is told, but takes no replica out of the balancer: all of them would go, and a 502 says more
 /// than no answer. The store counts where requests cannot do without it.
-pub(super) fn build(config: &Config, store: Arc<dyn SessionStore>, upstream: Upstream) -> (Arc<Readiness>, Probes) {
+pub(super) fn build(config: &Config, sessions: Arc<Sessions>, upstream: Upstream) -> (Arc<Readiness>, Probes) {
     let mut readiness = Readiness::default();
     let weight = match config.session.on_store_error {
         OnStoreError::Reject => Weight::Required,
@@ -33,7 +33,7 @@ pub(super) fn build(config: &Config, store: Arc<dyn SessionStore>, upstream: Ups
     (
         Arc::new(readiness),
         Probes {
-            store,
+            sessions,
             upstream,
             store_reporter: Reporter::new("store", store_part),
             upstream_reporter: Reporter::new("backend", upstream_part),
@@ -45,14 +45,14 @@ impl Probes {
     /// Asks for ever.
     pub(super) async fn run(self) {
         let Self {
-            store,
+            sessions,
             upstream,
             mut store_reporter,
             mut upstream_reporter,
         } = self;
         let store = async {
             loop {
-                store_reporter.report(store.ping().await.map_err(|error| error.to_string()));
+                store_reporter.report(sessions.ping().await.map_err(|error| error.to_string()));
                 tokio::time::sleep(EVERY).await;
             }
         };

@@ -73,6 +73,14 @@ impl Sessions {
             .max(Duration::from_millis(1))
     }
 
+    /// Whether the store can serve.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.timed(StoreOp::Ping, self.store.ping()).await
+    }
+
     /// The record of `key`.
     ///
     /// # Errors

@@ -145,6 +145,11 @@ async fn a_bridge_that_starts_without_its_store_serves_once_it_is_there() {
     })
     .await;
     assert!(bridge.logs().contains("the store answers"), "{}", bridge.logs());
+    let metrics = bridge.metrics().await;
+    for result in ["unavailable", "ok"] {
+        let sample = format!("session_bridge_store_operations_total{{op=\"ping\",result=\"{result}\"}}");
+        assert!(metrics.contains(&sample), "{sample} is not in:\n{metrics}");
+    }
     bridge.ok(Call::post("/basket").of(&InstallId::random())).await;
 }
 
