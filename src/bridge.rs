@@ -206,7 +206,11 @@ impl Bridge {
             SessionUse::Optional => false,
         };
         let (head, body) = request.into_parts();
-        let identified = identify::identify(&self.parts.identify, &head.headers, body).await;
+        // An upload that drips keeps a request here no longer than it may wait for its answer.
+        let search = identify::identify(&self.parts.identify, &head.headers, body);
+        let identified = tokio::time::timeout(route.response_timeout, search)
+            .await
+            .map_err(|_elapsed| Refusal::RequestTimeout)?;
         let (identity, body) = identified.inspect_err(|error| {
             if let IdentifyError::Body(cause) = error {
                 journal.cause(cause);

@@ -373,6 +373,27 @@ async fn an_upload_that_stands_still_is_the_client_s_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_drips_while_the_install_id_is_searched_for_is_the_client_s_timeout() {
+    let backend = RawBackend::answering(OK).await;
+    let bridge = Bridge::before(&backend.url())
+        .set("upstream.response_timeout", "500ms")
+        .start()
+        .await;
+    let mut client = RawStream::connect(bridge.traffic).await;
+    let head = "POST / HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{";
+    client.write(head).await;
+    // It never stands still for as long as the timeout.
+    let answer = loop {
+        tokio::select! {
+            answer = client.head() => break answer.expect("a refusal"),
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        }
+        client.write(" ").await;
+    };
+    assert_eq!(answer.status(), 408);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cookie_that_cannot_be_read_costs_neither_the_response_nor_the_others() {
     for bad in ["a=\0", "a=1\rb", "a=1\r", "a=\u{1}", "\0", ""] {
         let response = format!(
