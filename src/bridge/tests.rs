@@ -966,3 +966,63 @@ async fn s2_who_is_freed_by_a_leader_without_a_session_goes_on_with_what_is_stor
     end(leader.lead, &here.sessions, committed).await;
     assert_eq!(jar(freed.await.unwrap().as_deref()), "sid=a");
 }
+
+#[tokio::test(start_paused = true)]
+async fn s3_a_retry_that_lost_its_lease_meanwhile_is_refused() {
+    let world = World::new();
+    let here = world.replica();
+    let leader = here.post().await;
+    let token = leader.lead.as_ref().map(Lead::token).unwrap();
+    world.set_down(true);
+    let committed = here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
+    end(leader.lead, &here.sessions, committed).await;
+    world.store.slow_leases.store(true, Ordering::SeqCst);
+    world.set_down(false);
+    let settling = tokio::spawn({
+        let here = Arc::clone(&here);
+        async move { here.pending.settle(&KEY).await }
+    });
+    // It has the lease, and does not know yet.
+    tokio::time::sleep(ms(75)).await;
+    let rival = LeaseToken(9);
+    let store = &world.store.inner;
+    store.release_lease(&KEY, token, LeaseEnd::Plain).await.unwrap();
+    assert_eq!(store.acquire_lease(&KEY, rival, LEASE_TTL).await, Ok(Acquired::Won));
+    settling.await.unwrap().unwrap();
+    assert_eq!(here.pending.len(), 1);
+    assert!(
+        store.load(&KEY).await.unwrap().is_none(),
+        "it was stored beside a leader"
+    );
+    store.release_lease(&KEY, rival, LeaseEnd::Plain).await.unwrap();
+    tokio::time::sleep(ms(2000)).await;
+    assert_eq!(here.pending.len(), 0);
+    assert!(store.load(&KEY).await.unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_the_changes_that_wait_are_bounded() {
+    let world = World::new();
+    let here = world.replica();
+    here.whole(false, ms(1), &["sid=a; Path=/"]).await;
+    let ready = here.get().await;
+    world.set_down(true);
+    let at = here.sessions.now();
+    let said = Said {
+        rank: Rank::Safe,
+        cookies: cookies(&["cart=1; Path=/"], at),
+        at,
+    };
+    for _ in 0..10_000 {
+        here.pending
+            .push(&KEY, Change::new(ready.snapshot.clone(), said.clone(), None), None);
+    }
+    assert_eq!(here.pending.len(), 10_000);
+    let committed = here.respond(&ready, Rank::Auth, &["sid=b; Path=/"], None).await;
+    assert_eq!(here.pending.len(), 10_000);
+    assert_eq!(
+        jar(committed.snapshot.as_deref()),
+        "sid=a",
+        "what is given up is not served"
+    );
+}
