@@ -55,8 +55,12 @@ struct Flaky {
     down: AtomicBool,
     /// Leases can be neither taken nor renewed.
     leases_down: AtomicBool,
-    /// Changes take effect, and then their answers are lost.
-    deaf: AtomicBool,
+    /// How many changes take effect before their answers are lost.
+    deaf: AtomicUsize,
+    /// How many changes are lost on their way, answers and all.
+    mute: AtomicUsize,
+    /// Leases are answered late.
+    slow_leases: AtomicBool,
     loads: AtomicUsize,
     touches: AtomicUsize,
 }
@@ -70,11 +74,15 @@ impl Flaky {
     }
 
     fn change<'a, T: Send + 'a>(&'a self, call: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
+        let lost = || StoreError::Ambiguous("the answer was lost".to_owned());
         let call = self.gate(call);
         Box::pin(async move {
+            if count_down(&self.mute) {
+                return Err(lost());
+            }
             let answer = call.await?;
-            if self.deaf.load(Ordering::SeqCst) {
-                return Err(StoreError::Ambiguous("the answer was lost".to_owned()));
+            if count_down(&self.deaf) {
+                return Err(lost());
             }
             Ok(answer)
         })
@@ -84,8 +92,25 @@ impl Flaky {
         if self.leases_down.load(Ordering::SeqCst) {
             return Box::pin(async { Err(StoreError::Unavailable("no leases".to_owned())) });
         }
-        self.change(call)
+        let call = self.change(call);
+        Box::pin(async move {
+            let slow = self.slow_leases.load(Ordering::SeqCst);
+            if slow {
+                tokio::time::sleep(ms(50)).await;
+            }
+            let answer = call.await;
+            if slow {
+                tokio::time::sleep(ms(50)).await;
+            }
+            answer
+        })
     }
+}
+
+fn count_down(counter: &AtomicUsize) -> bool {
+    counter
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| count.checked_sub(1))
+        .is_ok()
 }
 
 impl SessionStore for Flaky {
@@ -138,6 +163,7 @@ impl SessionStore for Flaky {
 struct World {
     store: Arc<Flaky>,
     clock: Arc<VirtualClock>,
+    max_age: Option<Duration>,
 }
 
 struct Replica {
@@ -146,6 +172,7 @@ struct Replica {
     acquire: Acquire,
     commit: Commit,
     touch: Touch,
+    metrics: Arc<Metrics>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -158,13 +185,16 @@ impl World {
             inner,
             down: AtomicBool::new(false),
             leases_down: AtomicBool::new(false),
-            deaf: AtomicBool::new(false),
+            deaf: AtomicUsize::new(0),
+            mute: AtomicUsize::new(0),
+            slow_leases: AtomicBool::new(false),
             loads: AtomicUsize::new(0),
             touches: AtomicUsize::new(0),
         };
         Self {
             store: Arc::new(store),
             clock,
+            max_age: None,
         }
     }
 
@@ -182,7 +212,7 @@ impl World {
         let policy = CookiePolicy::new(vec![Glob::new("*")], vec![Glob::new("sid")]);
         let lifetime = Lifetime {
             idle_timeout: IDLE,
-            max_age: None,
+            max_age: self.max_age,
         };
         let sessions = Arc::new(Sessions::new(
             Arc::clone(&self.store) as Arc<dyn SessionStore>,
@@ -205,7 +235,8 @@ impl World {
                 Duration::from_secs(60),
             ),
             commit: Commit::new(Arc::clone(&sessions), Arc::clone(&pending), Arc::clone(&metrics)),
-            touch: Touch::new(Arc::clone(&sessions), metrics, tasks.clone()),
+            touch: Touch::new(Arc::clone(&sessions), Arc::clone(&metrics), tasks.clone()),
+            metrics,
             sessions,
             pending,
             tasks,
@@ -734,24 +765,136 @@ async fn f3_a_request_behind_a_change_that_must_wait_for_a_leader_waits_for_it_t
 
 #[tokio::test(start_paused = true)]
 async fn f3_a_change_whose_answer_was_lost_is_made_once() {
+    for was_made in [true, false] {
+        let world = World::new();
+        let (here, there) = (world.replica(), world.replica());
+        let counter = if was_made { &world.store.deaf } else { &world.store.mute };
+        let lose_one = || counter.store(1, Ordering::SeqCst);
+        lose_one();
+        let leader = here.post().await;
+        assert!(leader.lead.is_some(), "the answer to taking the lease was lost");
+        lose_one();
+        let committed = here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
+        assert_eq!(here.pending.len(), 0, "the store answers: nothing needs to wait");
+        let stored = world.store.load(&KEY).await.unwrap().map(|stored| stored.version);
+        assert_eq!(committed.snapshot.as_ref().map(|snapshot| snapshot.version), stored);
+        assert_eq!(stored.map(|version| version.seq), Some(1), "it was made twice");
+        end(leader.lead, &here.sessions, committed).await;
+        let ready = there.get().await;
+        lose_one();
+        let log_out = &["sid=; Max-Age=0; Path=/"];
+        assert_eq!(
+            there.respond(&ready, Rank::Auth, log_out, None).await.effect,
+            Effect::Ended
+        );
+        assert!(world.store.load(&KEY).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_changes_of_a_session_are_stored_in_their_order() {
+    let world = World::new();
+    let here = world.replica();
+    here.whole(false, ms(1), &["sid=a; Path=/"]).await;
+    let ready = here.get().await;
+    world.set_down(true);
+    here.respond(&ready, Rank::Auth, &["sid=b; Path=/"], None).await;
+    let ready = here.get().await;
+    world.set_down(false);
+    // The store is back, and the change before has not been tried again yet.
+    here.respond(&ready, Rank::Unsafe, &["sid=c; Path=/"], None).await;
+    tokio::time::sleep(ms(1000)).await;
+    assert_eq!(here.pending.len(), 0);
+    assert_eq!(jar(here.get().await.snapshot.as_deref()), "sid=c");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_a_cookie_that_is_dropped_on_a_retry_is_counted() {
     let world = World::new();
     let (here, there) = (world.replica(), world.replica());
-    let leader = here.post().await;
-    let go_deaf = |deaf| world.store.deaf.store(deaf, Ordering::SeqCst);
-    go_deaf(true);
-    let committed = here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
-    assert_eq!(here.pending.len(), 0, "it is there: nothing needs to be done again");
-    let version = |snapshot: &Option<Arc<Snapshot>>| snapshot.as_ref().map(|snapshot| snapshot.version);
-    let stored = world.store.load(&KEY).await.unwrap().map(|stored| stored.version);
-    assert_eq!(version(&committed.snapshot), stored);
-    end(leader.lead, &here.sessions, committed).await;
-    let ready = there.get().await;
-    let committed = there
-        .respond(&ready, Rank::Auth, &["sid=; Max-Age=0; Path=/"], None)
+    here.whole(false, ms(1), &["sid=a; Path=/"]).await;
+    let (ours, theirs) = (here.get().await, there.get().await);
+    world.set_down(true);
+    here.respond(&ours, Rank::Unsafe, &["sid=b; Path=/"], None).await;
+    world.set_down(false);
+    there.respond(&theirs, Rank::Auth, &["sid=c; Path=/"], None).await;
+    tokio::time::sleep(ms(1000)).await;
+    assert_eq!(jar(here.get().await.snapshot.as_deref()), "sid=c");
+    let dropped = |line: &&str| line.contains("dropped") && !line.starts_with('#') && !line.ends_with(" 0");
+    assert_eq!(here.metrics.encode().lines().filter(dropped).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_a_session_that_was_started_while_a_request_took_the_lease_is_used() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    world.store.slow_leases.store(true, Ordering::SeqCst);
+    let request = tokio::spawn({
+        let here = Arc::clone(&here);
+        async move { here.post().await }
+    });
+    tokio::time::sleep(ms(10)).await;
+    let earlier = Ready {
+        snapshot: None,
+        lead: None,
+        waited: false,
+    };
+    there.respond(&earlier, Rank::Safe, &["sid=a; Path=/"], None).await;
+    let ready = request.await.unwrap();
+    assert!(ready.lead.is_none(), "a second session would be started");
+    assert_eq!(jar(ready.snapshot.as_deref()), "sid=a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_a_client_that_leaves_while_its_request_takes_the_lease_holds_nobody_up() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    world.store.slow_leases.store(true, Ordering::SeqCst);
+    // The lease is taken after 50 ms, and told after 100 ms.
+    assert!(tokio::time::timeout(ms(75), here.post()).await.is_err());
+    world.store.slow_leases.store(false, Ordering::SeqCst);
+    let left = Instant::now();
+    assert!(there.post().await.lead.is_some());
+    assert!(left.elapsed() < ms(300), "{:?}", left.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_a_session_cookie_that_has_run_out_is_no_session() {
+    let world = World::new();
+    let here = world.replica();
+    here.whole(false, ms(1), &["sid=a; Path=/; Max-Age=10", "csrf=x; Path=/"])
         .await;
-    assert_eq!(committed.effect, Effect::Ended);
-    assert!(world.store.load(&KEY).await.unwrap().is_none());
-    go_deaf(false);
+    assert!(here.get().await.lead.is_none());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let ready = here.get().await;
+    assert!(ready.lead.is_some(), "one request at a time may start the next");
+    assert!(ready.snapshot.is_some(), "the other cookie is there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn t1_max_age_counts_from_the_start_of_the_session_and_does_not_slide() {
+    let mut world = World::new();
+    world.max_age = Some(IDLE * 2);
+    let here = world.replica();
+    here.whole(true, ms(1), &["csrf=x; Path=/"]).await;
+    tokio::time::sleep(IDLE / 2).await;
+    here.whole(false, ms(1), &["sid=a; Path=/"]).await;
+    let started = Instant::now();
+    let mut change = 0;
+    while started.elapsed() < IDLE * 2 - IDLE / 8 {
+        let ready = here.get().await;
+        assert!(ready.lead.is_none(), "it ended after {:?}", started.elapsed());
+        // Touched and written alike.
+        here.touch.used(&KEY, ready.snapshot.as_ref().unwrap());
+        if change % 2 == 0 {
+            let cookie = format!("cart={change}; Path=/");
+            here.respond(&ready, Rank::Unsafe, &[&cookie], None).await;
+        }
+        change += 1;
+        tokio::time::sleep(IDLE / 8).await;
+    }
+    tokio::time::sleep(IDLE / 8).await;
+    assert!(here.get().await.snapshot.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -837,4 +980,64 @@ async fn s2_who_is_freed_by_a_leader_without_a_session_goes_on_with_what_is_stor
     let committed = here.respond(&leader, Rank::Unsafe, &[], None).await;
     end(leader.lead, &here.sessions, committed).await;
     assert_eq!(jar(freed.await.unwrap().as_deref()), "sid=a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn s3_a_retry_that_lost_its_lease_meanwhile_is_refused() {
+    let world = World::new();
+    let here = world.replica();
+    let leader = here.post().await;
+    let token = leader.lead.as_ref().map(Lead::token).unwrap();
+    world.set_down(true);
+    let committed = here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
+    end(leader.lead, &here.sessions, committed).await;
+    world.store.slow_leases.store(true, Ordering::SeqCst);
+    world.set_down(false);
+    let settling = tokio::spawn({
+        let here = Arc::clone(&here);
+        async move { here.pending.settle(&KEY).await }
+    });
+    // It has the lease, and does not know yet.
+    tokio::time::sleep(ms(75)).await;
+    let rival = LeaseToken(9);
+    let store = &world.store.inner;
+    store.release_lease(&KEY, token, LeaseEnd::Plain).await.unwrap();
+    assert_eq!(store.acquire_lease(&KEY, rival, LEASE_TTL).await, Ok(Acquired::Won));
+    settling.await.unwrap().unwrap();
+    assert_eq!(here.pending.len(), 1);
+    assert!(
+        store.load(&KEY).await.unwrap().is_none(),
+        "it was stored beside a leader"
+    );
+    store.release_lease(&KEY, rival, LeaseEnd::Plain).await.unwrap();
+    tokio::time::sleep(ms(2000)).await;
+    assert_eq!(here.pending.len(), 0);
+    assert!(store.load(&KEY).await.unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_the_changes_that_wait_are_bounded() {
+    let world = World::new();
+    let here = world.replica();
+    here.whole(false, ms(1), &["sid=a; Path=/"]).await;
+    let ready = here.get().await;
+    world.set_down(true);
+    let at = here.sessions.now();
+    let said = Said {
+        rank: Rank::Safe,
+        cookies: cookies(&["cart=1; Path=/"], at),
+        at,
+    };
+    for _ in 0..10_000 {
+        here.pending
+            .push(&KEY, Change::new(ready.snapshot.clone(), said.clone(), None), None);
+    }
+    assert_eq!(here.pending.len(), 10_000);
+    let committed = here.respond(&ready, Rank::Auth, &["sid=b; Path=/"], None).await;
+    assert_eq!(here.pending.len(), 10_000);
+    assert_eq!(
+        jar(committed.snapshot.as_deref()),
+        "sid=a",
+        "what is given up is not served"
+    );
 }

@@ -296,6 +296,18 @@ async fn a_change_whose_client_hung_up_is_stored() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_used_outlives_its_idle_timeout() {
+    let fleet = Fleet::configured(2, |builder| builder.set("session.idle_timeout", "3s")).await;
+    let id = InstallId::random();
+    fleet.bridges[0].ok(Call::post("/basket/add").of(&id)).await;
+    for step in 0..14 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let shown = fleet.turn(step).ok(Call::get("/basket").of(&id)).await;
+        assert_eq!((&shown["basket"], &shown["started"]), (&1.into(), &false.into()));
+    }
+}
+
 /// Sends a POST to the first replica and closes the connection once it is at the shop.
 async fn hang_up_during(fleet: &Fleet, id: &InstallId, target: &str) {
     let mut stream = RawStream::connect(fleet.bridges[0].traffic).await;

@@ -259,6 +259,35 @@ async fn a_new_session_that_could_not_be_stored_is_served_and_stored_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_short_outage_no_other_replica_starts_a_second_session() {
+    let scene = Scene::new().await;
+    let (here, there) = (scene.builder.clone().start().await, scene.builder.clone().start().await);
+    for _ in 0..3 {
+        let id = InstallId::random();
+        let before = scene.shop.sessions_started();
+        let starting = here.send(Call::post(&format!("/basket/add?after=300&tag={}", id.as_str())).of(&id));
+        let stalling = async {
+            scene.shop.wait_for_tag(id.as_str()).await;
+            scene.gate.stall();
+        };
+        let (started, ()) = tokio::join!(starting, stalling);
+        assert_eq!(started.status, 200, "{}", started.text());
+        scene.gate.open();
+        let mut shown = None;
+        eventually("the other replica to serve", Duration::from_secs(10), async || {
+            let answer = there.send(Call::post("/basket").of(&id)).await;
+            if answer.status == 200 {
+                shown = Some(answer.json());
+            }
+            shown.is_some()
+        })
+        .await;
+        assert_eq!(shown.expect("it was served")["basket"], 1, "in the one session");
+        assert_eq!(scene.shop.sessions_started(), before + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_refuses_connections_is_a_502() {
     let bridge = Bridge::before(&format!("http://127.0.0.1:{}", unused_port()))
         .start_unready()

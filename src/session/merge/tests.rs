@@ -410,6 +410,51 @@ fn a_cookie_that_came_and_went_while_a_request_was_under_way_counts_as_gone() {
     assert_eq!(world.jar(), "sid=a");
 }
 
+#[test]
+fn a_cookie_that_was_changed_back_counts_as_unchanged() {
+    let mut world = World::with(&["sid"], Rank::Unsafe, &["sid=a; Path=/"]);
+    let sent = world.sent();
+    for value in ["sid=b; Path=/", "sid=a; Path=/"] {
+        let before = world.sent();
+        world.respond(before.as_ref(), Rank::Auth, &[value]);
+    }
+    world.respond(sent.as_ref(), Rank::Unsafe, &["sid=c; Path=/"]);
+    assert_eq!(world.jar(), "sid=c");
+}
+
+#[test]
+fn c3_a_log_in_brings_back_only_what_it_says_anew() {
+    let sent = World::with(&["sid"], Rank::Unsafe, &["sid=a; Path=/", "csrf=x; Path=/"]).sent();
+    let mut world = World::new(&["sid"]);
+    let merged = world.respond(sent.as_ref(), Rank::Auth, &["sid=b; Path=/", "csrf=x; Path=/"]);
+    assert_eq!(world.jar(), "sid=b");
+    assert_eq!(reasons(&merged), [Drop::Stale]);
+
+    let mut world = World::new(&["sid"]);
+    let merged = world.respond(sent.as_ref(), Rank::Auth, &["sid=a; Path=/", "csrf=y; Path=/"]);
+    assert_eq!(world.jar(), "-", "it repeats the session that was removed");
+    assert_eq!(reasons(&merged), [Drop::Removed, Drop::Removed]);
+}
+
+#[test]
+fn what_has_run_out_is_not_stored_again() {
+    let world = World::with(
+        &["sid"],
+        Rank::Unsafe,
+        &["sid=a; Path=/", "flash=x; Path=/; Max-Age=10"],
+    );
+    let sent = world.sent();
+    let mut late = said(Rank::Unsafe, &["cart=1; Path=/"]);
+    late.at = AT.saturating_add(std::time::Duration::from_secs(10));
+    let next = Version { seq: 2, nonce: 2 };
+    let merged = merge(sent.as_ref(), world.now.as_ref(), &late, &world.policy, next);
+    let Action::Write(record) = merged.action else {
+        panic!("nothing was written")
+    };
+    let names: Vec<_> = record.jar().iter().map(Cookie::name).collect();
+    assert_eq!(names, [b"sid".as_slice(), b"cart"]);
+}
+
 fn any_rank() -> impl Strategy<Value = Rank> {
     prop_oneof![Just(Rank::Safe), Just(Rank::Unsafe), Just(Rank::Auth)]
 }
