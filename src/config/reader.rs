@@ -207,7 +207,8 @@ impl Reader {
             unknown,
         } = self;
         errors.extend(unknown.into_iter().map(|(origin, path)| match &origin {
-            Origin::Env(variable) => {
+            // Else the variable is right, and the key is in its value.
+            Origin::Env(variable) if variable.split("__").count() >= path.split('.').count() => {
                 let message = format!("names no key of the configuration{}", variable_hint(variable, &known));
                 ConfigError::new(origin, "", message)
             }

@@ -332,6 +332,11 @@ fn an_error_of_the_environment_names_the_variable() {
             format!("{key}did you mean `SESSION_BRIDGE_STORE__URL`?"),
         ),
         (
+            "ROUTE",
+            "[{ path = \"/\", sesion = \"off\" }]",
+            "route.sesion: unknown key; did you mean `session`?".to_owned(),
+        ),
+        (
             "LISTEN",
             ":80",
             format!("{key}did you mean `SESSION_BRIDGE_SERVER__LISTEN`?"),
