@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -36,6 +37,9 @@ struct Waiting {
     lease: Option<LeaseToken>,
 }
 
+/// When an attempt failed last, and why. Who waited for its turn meanwhile need not try too.
+type LastFailure = Option<(Instant, StoreError)>;
+
 /// The changes that wait for the store.
 pub struct Pending {
     sessions: Arc<Sessions>,
@@ -45,7 +49,7 @@ pub struct Pending {
     count: AtomicUsize,
     arrived: Notify,
     /// Held while changes are carried to the store, so that those of one record keep their order.
-    flushing: tokio::sync::Mutex<()>,
+    flushing: tokio::sync::Mutex<LastFailure>,
 }
 
 impl Pending {
@@ -118,8 +122,12 @@ impl Pending {
     /// # Errors
     /// Whatever keeps the store from taking them; they go on waiting.
     pub async fn settle(&self, key: &Key) -> Result<(), StoreError> {
-        let _order = self.flushing.lock().await;
-        self.flush(key).await
+        let asked = Instant::now();
+        let mut last_failure = self.flushing.lock().await;
+        match &*last_failure {
+            Some((at, error)) if *at > asked => Err(error.clone()),
+            _ => self.flush(key, &mut last_failure).await,
+        }
     }
 
     /// Carries changes to the store as they come, until `stop`, and then once more.
@@ -161,8 +169,8 @@ impl Pending {
         let keys: Vec<Key> = self.entries().keys().copied().collect();
         for key in keys {
             let flushed = {
-                let _order = self.flushing.lock().await;
-                self.flush(&key).await
+                let mut last_failure = self.flushing.lock().await;
+                self.flush(&key, &mut last_failure).await
             };
             if let Err(error) = flushed {
                 tracing::warn!(changes = self.len(), %error, "session changes wait for the store");
@@ -172,7 +180,7 @@ impl Pending {
         self.is_empty()
     }
 
-    async fn flush(&self, key: &Key) -> Result<(), StoreError> {
+    async fn flush(&self, key: &Key, last_failure: &mut LastFailure) -> Result<(), StoreError> {
         while let Some(waiting) = self.first(key) {
             self.metrics.commit_retried();
             match self.carry(key, &waiting).await {
@@ -182,7 +190,10 @@ impl Pending {
                     self.metrics.commit_abandoned();
                     tracing::error!(install = %key, %error, "a session change is lost");
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    *last_failure = Some((Instant::now(), error.clone()));
+                    return Err(error);
+                }
             }
             self.pop(key);
         }

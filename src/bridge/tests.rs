@@ -53,6 +53,8 @@ impl Clock for Ahead {
 struct Flaky {
     inner: MemoryStore,
     down: AtomicBool,
+    /// While it is down, calls hang until their deadline.
+    hangs: AtomicBool,
     /// Leases can be neither taken nor renewed.
     leases_down: AtomicBool,
     /// How many changes take effect before their answers are lost.
@@ -68,7 +70,15 @@ struct Flaky {
 impl Flaky {
     fn gate<'a, T: Send + 'a>(&self, call: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
         if self.down.load(Ordering::SeqCst) {
-            return Box::pin(async { Err(StoreError::Unavailable("switched off".to_owned())) });
+            let deadline = if self.hangs.load(Ordering::SeqCst) {
+                ms(250)
+            } else {
+                ms(0)
+            };
+            return Box::pin(async move {
+                tokio::time::sleep(deadline).await;
+                Err(StoreError::Unavailable("switched off".to_owned()))
+            });
         }
         call
     }
@@ -184,6 +194,7 @@ impl World {
         let store = Flaky {
             inner,
             down: AtomicBool::new(false),
+            hangs: AtomicBool::new(false),
             leases_down: AtomicBool::new(false),
             deaf: AtomicUsize::new(0),
             mute: AtomicUsize::new(0),
@@ -1040,4 +1051,42 @@ async fn f3_the_changes_that_wait_are_bounded() {
         "sid=a",
         "what is given up is not served"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn f2_requests_behind_changes_that_wait_are_refused_together() {
+    let world = World::new();
+    let here = world.replica();
+    let keys: Vec<_> = (0..100).map(|n| Key::from_digest([n; 16])).collect();
+    let respond = async |key: &Key, sent, line| {
+        let at = here.sessions.now();
+        let said = Said {
+            rank: Rank::Auth,
+            cookies: cookies(&[line], at),
+            at,
+        };
+        here.commit.commit(key, Change::new(sent, said, None), None).await
+    };
+    let mut known = Vec::new();
+    for key in &keys {
+        known.push(respond(key, None, "sid=a; Path=/").await.snapshot);
+    }
+    world.set_down(true);
+    for (key, sent) in keys.iter().zip(known) {
+        respond(key, sent, "sid=; Max-Age=0; Path=/").await;
+    }
+    world.store.hangs.store(true, Ordering::SeqCst);
+    tokio::time::sleep(ms(10)).await;
+    let started = Instant::now();
+    let requests: Vec<_> = keys
+        .iter()
+        .map(|key| {
+            let (here, key) = (Arc::clone(&here), *key);
+            tokio::spawn(async move { here.acquire.acquire(&key, true).await.map(drop) })
+        })
+        .collect();
+    for request in requests {
+        assert!(matches!(request.await.unwrap(), Err(AcquireError::Store(_))));
+    }
+    assert!(started.elapsed() < ms(600), "refused after {:?}", started.elapsed());
 }

@@ -308,6 +308,21 @@ async fn a_session_that_is_used_outlives_its_idle_timeout() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_that_is_not_to_be_kept_is_dropped_and_counted() {
+    let fleet = Fleet::configured(1, |builder| builder.set("session.cookies", vec!["sid", "cart*"])).await;
+    let (bridge, id) = (&fleet.bridges[0], InstallId::random());
+    bridge.ok(Call::post("/basket/add").of(&id)).await;
+    let set = Call::post("/cookies").of(&id).header("x-set-cookie", "ads=1; path=/");
+    bridge.ok(set.header("x-set-cookie", "cart_id=2; path=/")).await;
+    let shown = bridge.ok(Call::get("/basket").of(&id)).await;
+    let cookies = shown["cookies"].as_str().expect("cookies");
+    assert!(cookies.contains("cart_id=2") && !cookies.contains("ads"), "{cookies}");
+    let metrics = bridge.metrics().await;
+    let counted = |line: &&str| line.contains("cookies_dropped") && !line.starts_with('#') && line.ends_with(" 1");
+    assert_eq!(metrics.lines().filter(counted).count(), 1, "{metrics}");
+}
+
 /// Sends a POST to the first replica and closes the connection once it is at the shop.
 async fn hang_up_during(fleet: &Fleet, id: &InstallId, target: &str) {
     let mut stream = RawStream::connect(fleet.bridges[0].traffic).await;
