@@ -115,7 +115,8 @@ impl Commit {
     }
 
     fn not_yet(&self, key: &Key, change: Change, lease: Option<LeaseToken>, error: &StoreError) -> Committed {
-        tracing::warn!(install = %key, %error, "a session change could not be stored yet; trying again");
+        // In an outage there may be thousands: those who carry them tell how many.
+        tracing::debug!(install = %key, %error, "a session change could not be stored yet; trying again");
         self.postpone(key, change, lease)
     }
 

@@ -24,6 +24,9 @@ const MAX_CHANGES: usize = 10_000;
 /// The first pause between two attempts, and the longest.
 const TRY_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
+/// How often a lasting outage is told.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 struct Entry {
     /// The record as it is with all the changes: what this replica serves.
     overlay: Option<Arc<Snapshot>>,
@@ -133,9 +136,12 @@ impl Pending {
     /// Carries changes to the store as they come, until `stop`, and then once more.
     pub async fn run(&self, stop: CancellationToken) {
         let mut pause = TRY_AGAIN.0;
+        let mut told = None;
         loop {
             let stopping = stop.is_cancelled();
-            let done = self.flush_all().await;
+            let flushed = self.flush_all().await;
+            self.tell(&flushed, &mut told);
+            let done = matches!(flushed, Ok(true));
             if stopping {
                 if !done {
                     tracing::error!(
@@ -161,23 +167,29 @@ impl Pending {
         }
     }
 
+    /// An outage is told when it begins, now and then while it lasts, and when it is over.
+    fn tell(&self, flushed: &Result<bool, StoreError>, told: &mut Option<Instant>) {
+        match flushed {
+            Err(error) if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) => {
+                *told = Some(Instant::now());
+                tracing::warn!(changes = self.len(), %error, "session changes wait for the store; trying again");
+            }
+            Ok(true) if told.take().is_some() => tracing::info!("the session changes that waited are stored"),
+            _ => {}
+        }
+    }
+
     /// Whether nothing waits any more.
-    async fn flush_all(&self) -> bool {
+    async fn flush_all(&self) -> Result<bool, StoreError> {
         if self.is_empty() {
-            return true;
+            return Ok(true);
         }
         let keys: Vec<Key> = self.entries().keys().copied().collect();
         for key in keys {
-            let flushed = {
-                let mut last_failure = self.flushing.lock().await;
-                self.flush(&key, &mut last_failure).await
-            };
-            if let Err(error) = flushed {
-                tracing::warn!(changes = self.len(), %error, "session changes wait for the store");
-                return false;
-            }
+            let mut last_failure = self.flushing.lock().await;
+            self.flush(&key, &mut last_failure).await?;
         }
-        self.is_empty()
+        Ok(self.is_empty())
     }
 
     async fn flush(&self, key: &Key, last_failure: &mut LastFailure) -> Result<(), StoreError> {
