@@ -2,7 +2,7 @@
 //!
 //! A store keeps, for each [`Key`], at most one *record* (opaque bytes with a version and an expiry) and at most one
 //! *lease* (who may start a session just now). It knows nothing of cookies. Every backend implements
-//! [`SessionStore`] and must pass the one conformance suite in `store/contract.rs`.
+//! [`SessionStore`] and must pass the one conformance suite, `tests/it/stores/contract.rs`.
 //!
 //! # What every implementation promises
 //!
@@ -212,7 +212,8 @@ pub trait SessionStore: Send + Sync + 'static {
     /// The record of `key` and the state of its lease, as of one moment.
     fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)>;
 
-    /// Stores a record where there is none. With `fence`, only while that token holds the lease.
+    /// Stores a record where there is none. With `fence`, only while that token holds the lease. What is there but
+    /// cannot be read may be taken for nothing: whoever looked first was told that it is [`StoreError::Corrupt`].
     fn create<'a>(&'a self, key: &'a Key, new: NewRecord, fence: Option<LeaseToken>) -> StoreFuture<'a, Created>;
 
     /// Stores `new` in place of the record that has the version `expected`.
@@ -247,7 +248,8 @@ pub trait SessionStore: Send + Sync + 'static {
     /// A short name of the kind of store, for logs and metrics: `memory`, `sqlite`, `redis`.
     fn kind(&self) -> &'static str;
 
-    /// Makes everything durable and lets go of files and connections. Calls after this fail.
+    /// Makes everything durable and lets go of files and connections; this may take longer than the deadline of the
+    /// other calls. Calls after this fail.
     fn close(&self) -> StoreFuture<'_, ()>;
 }
 

@@ -1,13 +1,5 @@
 //! The stores: one suite for all of them, and what is particular to each.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test that cannot go on has failed"
-)]
-
 mod contract;
 mod memory;
 mod redis;
