@@ -7,50 +7,101 @@
 //! * Times are UTC, in the form of RFC 3339 with microseconds.
 //! * No line of ours holds a cookie value, an Install ID or a key: such things live in types that cannot print them.
 
-use std::io::{self, IsTerminal};
+//!
+//! A line is written within some ten milliseconds, those of `warn` and above at once. Nobody waits for standard output:
+//! when its reader is too slow, lines are dropped, and a line says how many.
 
-use tracing::Subscriber;
+use std::io::{self, IsTerminal};
+use std::panic;
+use std::time::Duration;
+
+use tracing::{Dispatch, Level, Metadata};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{Layer, Registry, fmt};
+use tracing_subscriber::{Layer, fmt};
 
 use crate::config::{Log, LogFormat, LogLevel};
 
+mod json;
+mod sink;
+
+use json::JsonLines;
+use sink::{Line, Sink};
+
 /// The target of our own events: the name of the library.
 const OURS: &str = "session_bridge";
+
+/// How long the end of the process waits for the last lines to be taken.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// How long a panic does.
+const LINES_BEFORE_PANIC: Duration = Duration::from_millis(50);
+
+/// Writes what is left when it is dropped: to be kept until the end of the process.
+#[must_use = "dropped at once, it does not write the last lines"]
+pub struct Flush(Sink);
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        self.0.flush(LAST_LINES);
+    }
+}
 
 /// Makes events go to standard output from now on, for the whole process.
 ///
 /// # Errors
 ///
-/// Where the process has had this done already.
-pub fn init(log: &Log) -> Result<(), TryInitError> {
+/// Where the process has had this done already, or has no room for the thread that writes.
+pub fn init(log: &Log) -> io::Result<Flush> {
     let terminal = io::stdout().is_terminal();
     let format = log
         .format
         .unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    subscriber(format, log.level, terminal, io::stdout).try_init()
+    let sink = Sink::start(io::stdout(), |lines| {
+        tracing::warn!(lines, "log lines were dropped: standard output does not take them fast enough");
+    })?;
+    tracing::dispatcher::set_global_default(dispatch(format, log.level, terminal, sink.clone()))
+        .map_err(io::Error::other)?;
+    let (told, before) = (sink.clone(), panic::take_hook());
+    panic::set_hook(Box::new(move |panic| {
+        // What led to it had better be on record, should this be the end.
+        told.flush(LINES_BEFORE_PANIC);
+        before(panic);
+    }));
+    Ok(Flush(sink))
 }
 
-fn subscriber<W>(format: LogFormat, level: LogLevel, colours: bool, writer: W) -> impl Subscriber + Send + Sync
-where
-    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
-{
-    let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
-        LogFormat::Json => fmt::layer()
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .with_writer(writer)
-            .boxed(),
-        LogFormat::Text => fmt::layer().with_ansi(colours).with_writer(writer).boxed(),
-    };
-    tracing_subscriber::registry().with(layer.with_filter(filter(level)))
+fn dispatch(format: LogFormat, level: LogLevel, colours: bool, sink: Sink) -> Dispatch {
+    let (filter, most) = filter(level);
+    match format {
+        LogFormat::Json => Dispatch::new(JsonLines::new(filter, most, sink)),
+        LogFormat::Text => {
+            let layer = fmt::layer().with_ansi(colours).with_writer(sink);
+            Dispatch::new(tracing_subscriber::registry().with(layer.with_filter(filter)))
+        }
+    }
 }
 
-fn filter(level: LogLevel) -> Targets {
+/// Whether an event is to be written at once.
+fn is_urgent(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() <= Level::WARN
+}
+
+impl<'a> MakeWriter<'a> for Sink {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line::new(self, false)
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line<'a> {
+        Line::new(self, is_urgent(metadata))
+    }
+}
+
+/// What gets through, and the finest level of it.
+fn filter(level: LogLevel) -> (Targets, LevelFilter) {
     let ours = match level {
         LogLevel::Off => LevelFilter::OFF,
         LogLevel::Error => LevelFilter::ERROR,
@@ -59,39 +110,21 @@ fn filter(level: LogLevel) -> Targets {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    Targets::new()
+    let targets = Targets::new()
         .with_default(ours.min(LevelFilter::WARN))
-        .with_target(OURS, ours)
+        .with_target(OURS, ours);
+    (targets, ours)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// What is written of the events of `emit`.
     fn written(format: LogFormat, level: LogLevel, emit: impl FnOnce()) -> String {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        tracing::subscriber::with_default(subscriber(format, level, false, move || writer.clone()), emit);
-        let bytes = lines.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        let sink = Sink::kept();
+        tracing::dispatcher::with_default(&dispatch(format, level, false, sink.clone()), emit);
+        sink.content()
     }
 
     #[test]
@@ -131,9 +164,11 @@ mod tests {
             (LogLevel::Error, vec!["ours-error", "theirs-error"]),
             (LogLevel::Off, vec![]),
         ] {
-            let text = written(LogFormat::Text, level, emit);
-            let seen: Vec<_> = all.into_iter().filter(|event| text.contains(event)).collect();
-            assert_eq!(seen, expected, "{level:?}");
+            for format in [LogFormat::Text, LogFormat::Json] {
+                let text = written(format, level, emit);
+                let seen: Vec<_> = all.into_iter().filter(|event| text.contains(event)).collect();
+                assert_eq!(seen, expected, "{format:?} {level:?}");
+            }
         }
     }
 
@@ -159,6 +194,42 @@ mod tests {
             (27, Some("T"), true),
             "{time}"
         );
+    }
+
+    #[test]
+    fn json_holds_values_of_every_type_as_they_are() {
+        let nasty = "\u{1}\"\\\t\r\n\u{7f}é\u{1f600}";
+        let text = written(LogFormat::Json, LogLevel::Info, || {
+            tracing::info!(
+                target: "session_bridge::bridge",
+                text = nasty,
+                shown = %nasty,
+                told = ?nasty,
+                none = None::<u64>,
+                some = Some(7_u16),
+                number = -3_i64,
+                large = u128::MAX,
+                part = 0.25,
+                whole = 4.0,
+                not = f64::NAN,
+                yes = true,
+                error = &std::io::Error::other(nasty) as &dyn std::error::Error,
+                "{} it is", "here",
+            );
+        });
+        assert_eq!(text.lines().count(), 1);
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for name in ["text", "shown", "error"] {
+            assert_eq!(line[name], nasty, "{name}");
+        }
+        assert_eq!(line["told"], format!("{nasty:?}"));
+        assert_eq!((&line["none"], &line["not"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+        assert_eq!((&line["some"], &line["number"]), (&7.into(), &(-3).into()));
+        assert!(text.contains(&format!("\"large\":{}", u128::MAX)), "{text}");
+        assert_eq!((&line["part"], &line["whole"], &line["yes"]), (&0.25.into(), &4.0.into(), &true.into()));
+        assert_eq!(line["message"], "here it is");
+        assert!(text.starts_with("{\"timestamp\":\"20"), "{text}");
+        assert!(text.ends_with(",\"target\":\"session_bridge::bridge\"}\n"), "{text}");
     }
 
     #[test]

@@ -19,10 +19,13 @@ pub async fn run(arguments: ServeArgs) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    if let Err(error) = telemetry::init(&config.log) {
-        say(&error);
-        return ExitCode::from(EXIT_FAILED);
-    }
+    let _last_lines = match telemetry::init(&config.log) {
+        Ok(flush) => flush,
+        Err(error) => {
+            say(&error);
+            return ExitCode::from(EXIT_FAILED);
+        }
+    };
     match serve(&config).await {
         Ok(Ended::Clean) => ExitCode::SUCCESS,
         Ok(Ended::Forced) => ExitCode::from(EXIT_FAILED),
