@@ -6,6 +6,7 @@
 mod admin;
 mod parts;
 mod probes;
+mod traffic;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,11 +16,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use axum::middleware::{self, Next};
-use axum::routing::get;
 use http::{Request, Response};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,17 +34,19 @@ use crate::session::clock::{Clock, SystemClock};
 use crate::session::credential::Credential;
 use crate::session::store::SessionStore;
 use crate::wire::headers;
-use crate::wire::server::{self, ClientAddr, Edge, EdgeStats};
+use crate::wire::server::{self, Edge, EdgeStats};
 use crate::wire::upstream::Upstream;
 
 pub use parts::{open_store, upstream};
+
+use traffic::Traffic;
 
 /// A bridge that is bound to its addresses but does not serve yet.
 pub struct App {
     traffic: TcpListener,
     operators: TcpListener,
     addresses: Addresses,
-    router: Router,
+    service: Traffic,
     ops: Router,
     edge: Edge,
     shutdown: Shutdown,
@@ -131,7 +132,7 @@ impl App {
             traffic,
             operators,
             addresses,
-            router: traffic_router(config, bridge, Arc::clone(&readiness), clock),
+            service: Traffic::new(config, bridge, Arc::clone(&readiness), clock),
             ops,
             edge,
             shutdown,
@@ -180,8 +181,7 @@ impl App {
         });
         watch(&drain, readiness, tasks, forced);
         let stats = Arc::clone(&self.edge.stats);
-        let service = TowerToHyperService::new(self.router);
-        drain.spawn(server::serve(self.traffic, self.edge, service));
+        drain.spawn(server::serve(self.traffic, self.edge, self.service));
 
         let ended = self.shutdown.run(|| stats.open.load(Ordering::Relaxed)).await;
         probing.abort();
@@ -238,36 +238,12 @@ fn local(listener: &TcpListener, key: &str) -> Result<SocketAddr, StartError> {
         .map_err(|error| StartError(format!("{key}: {error}")))
 }
 
-/// The traffic listener: its health path, and everything else for the bridge.
-fn traffic_router(config: &Config, bridge: Bridge, readiness: Arc<Readiness>, clock: Arc<dyn Clock>) -> Router {
-    let mut router = Router::new();
-    if let Some(path) = &config.server.health_path {
-        let health = move || {
-            let readiness = Arc::clone(&readiness);
-            async move { readiness.response().map(Body::from) }
-        };
-        // Braces have a meaning in the router's patterns, and none in a health path.
-        let literal = path.replace('{', "{{").replace('}', "}}");
-        let named = middleware::from_fn_with_state(clock, with_request_id);
-        router = router.route(&literal, get(health).fallback(forward).layer(named));
-    }
-    router.fallback(forward).with_state(bridge)
-}
-
 /// Answers of the bridge's own carry the request ID as those of the backend do.
 async fn with_request_id(State(clock): State<Arc<dyn Clock>>, request: Request<Body>, next: Next) -> Response<Body> {
     let id = headers::request_id(request.headers(), clock.now().as_millis());
     let mut response = next.run(request).await;
     response.headers_mut().entry(&headers::X_REQUEST_ID).or_insert(id);
     response
-}
-
-async fn forward(
-    State(bridge): State<Bridge>,
-    Extension(ClientAddr(peer)): Extension<ClientAddr>,
-    request: Request<Body>,
-) -> Response<Body> {
-    bridge.handle(peer, request).await
 }
 
 fn ops_router(

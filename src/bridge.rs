@@ -123,7 +123,8 @@ impl Bridge {
     }
 
     /// Answers one request of the client at `peer`.
-    pub async fn handle(self, peer: SocketAddr, request: Request<Body>) -> Response<Body> {
+    #[must_use]
+    pub fn handle(self, peer: SocketAddr, request: Request<Body>) -> SeenThrough<Response<Body>> {
         let tasks = self.parts.tasks.clone();
         SeenThrough::new(tasks, move |dispatched| async move {
             let route = self.parts.routes.find(request.method(), request.uri().path());
@@ -138,7 +139,6 @@ impl Bridge {
                 Err(refusal) => journal.refuse(&refusal),
             }
         })
-        .await
     }
 
     async fn answer(

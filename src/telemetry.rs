@@ -59,7 +59,10 @@ pub fn init(log: &Log) -> io::Result<Flush> {
         .format
         .unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let sink = Sink::start(io::stdout(), |lines| {
-        tracing::warn!(lines, "log lines were dropped: standard output does not take them fast enough");
+        tracing::warn!(
+            lines,
+            "log lines were dropped: standard output does not take them fast enough"
+        );
     })?;
     tracing::dispatcher::set_global_default(dispatch(format, log.level, terminal, sink.clone()))
         .map_err(io::Error::other)?;
@@ -223,10 +226,16 @@ mod tests {
             assert_eq!(line[name], nasty, "{name}");
         }
         assert_eq!(line["told"], format!("{nasty:?}"));
-        assert_eq!((&line["none"], &line["not"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+        assert_eq!(
+            (&line["none"], &line["not"]),
+            (&serde_json::Value::Null, &serde_json::Value::Null)
+        );
         assert_eq!((&line["some"], &line["number"]), (&7.into(), &(-3).into()));
         assert!(text.contains(&format!("\"large\":{}", u128::MAX)), "{text}");
-        assert_eq!((&line["part"], &line["whole"], &line["yes"]), (&0.25.into(), &4.0.into(), &true.into()));
+        assert_eq!(
+            (&line["part"], &line["whole"], &line["yes"]),
+            (&0.25.into(), &4.0.into(), &true.into())
+        );
         assert_eq!(line["message"], "here it is");
         assert!(text.starts_with("{\"timestamp\":\"20"), "{text}");
         assert!(text.ends_with(",\"target\":\"session_bridge::bridge\"}\n"), "{text}");

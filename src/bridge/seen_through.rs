@@ -24,15 +24,18 @@ impl Dispatched {
 }
 
 /// See the [module](self).
-pub struct SeenThrough<F: Future<Output: Send> + Send + 'static> {
-    work: Option<Pin<Box<F>>>,
+pub struct SeenThrough<T: Send + 'static> {
+    work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
     dispatched: Dispatched,
     tasks: TaskTracker,
 }
 
-impl<F: Future<Output: Send> + Send + 'static> SeenThrough<F> {
+impl<T: Send + 'static> SeenThrough<T> {
     /// Wraps the future that `make` builds around the mark.
-    pub fn new(tasks: TaskTracker, make: impl FnOnce(Dispatched) -> F) -> Self {
+    pub fn new<F>(tasks: TaskTracker, make: impl FnOnce(Dispatched) -> F) -> Self
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
         let dispatched = Dispatched::default();
         Self {
             work: Some(Box::pin(make(dispatched.clone()))),
@@ -42,10 +45,10 @@ impl<F: Future<Output: Send> + Send + 'static> SeenThrough<F> {
     }
 }
 
-impl<F: Future<Output: Send> + Send + 'static> Future for SeenThrough<F> {
-    type Output = F::Output;
+impl<T: Send + 'static> Future for SeenThrough<T> {
+    type Output = T;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let Some(work) = self.work.as_mut() else {
             return Poll::Pending;
         };
@@ -57,7 +60,7 @@ impl<F: Future<Output: Send> + Send + 'static> Future for SeenThrough<F> {
     }
 }
 
-impl<F: Future<Output: Send> + Send + 'static> Drop for SeenThrough<F> {
+impl<T: Send + 'static> Drop for SeenThrough<T> {
     fn drop(&mut self) {
         if let Some(work) = self.work.take()
             && self.dispatched.0.load(Ordering::Acquire)

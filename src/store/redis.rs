@@ -15,6 +15,7 @@
 //!   absent: so Redis answers there.) So it is the caller who decides whether an
 //!   unreadable record is to be kept for inspection or started over.
 
+mod gather;
 mod layout;
 mod link;
 mod patience;

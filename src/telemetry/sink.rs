@@ -45,9 +45,7 @@ struct State {
 impl Sink {
     /// A sink that nothing empties.
     fn new() -> Self {
-        Self {
-            shared: Arc::default(),
-        }
+        Self { shared: Arc::default() }
     }
 
     /// A sink that is emptied into `output`. After lines were lost, `lost` is called with their number.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
+use super::gather::Gather;
 use crate::session::store::StoreError;
 
 /// The longest pause between two attempts to connect: a Redis that comes back is in use again well within a second.
@@ -248,7 +249,7 @@ async fn dial(target: &Target) -> Result<Live, String> {
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE);
-        let (connection, driver) = MultiplexedConnection::new_with_config(&target.login, stream, config)
+        let (connection, driver) = MultiplexedConnection::new_with_config(&target.login, Gather::new(stream), config)
             .await
             .map_err(|error| refused_login(&error))?;
         Ok(Live {
