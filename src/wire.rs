@@ -3,5 +3,6 @@
 pub mod headers;
 pub mod server;
 pub mod strict;
+mod timer;
 pub mod upgrade;
 pub mod upstream;

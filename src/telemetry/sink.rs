@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const LIMIT: usize = 1024 * 1024;
 /// With so many the writer begins at once.
 const ENOUGH: usize = 128 * 1024;
-/// How long a line may wait for others to be written with it.
+/// The time from one write to the next, unless there is much to write: what comes in between is written together.
 const GATHER: Duration = Duration::from_millis(10);
 /// The pause before another try, when standard output does not wait itself.
 const TRY_AGAIN: Duration = Duration::from_millis(5);
@@ -106,10 +106,11 @@ impl Shared {
     }
 
     fn run(&self, mut output: impl Write, lost: fn(u64)) {
-        let mut batch = Vec::new();
+        let (mut batch, mut next_at) = (Vec::new(), Instant::now());
         loop {
-            let dropped = self.next(&mut batch);
+            let dropped = self.next(&mut batch, next_at);
             let failed = write_out(&mut output, &batch).is_err();
+            next_at = Instant::now() + GATHER;
             let unwritten = if failed { count_lines(&batch) } else { 0 };
             batch.clear();
             {
@@ -126,16 +127,15 @@ impl Shared {
         }
     }
 
-    /// Waits for lines and takes them, with the number of those that found no room.
-    fn next(&self, batch: &mut Vec<u8>) -> u64 {
+    /// Waits for lines and until `not_before`, and takes them, with the number of those that found no room.
+    fn next(&self, batch: &mut Vec<u8>, not_before: Instant) -> u64 {
         let mut state = self.lock();
         while state.lines.is_empty() {
             state.hurry = false;
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let until = Instant::now() + GATHER;
         while !state.hurry && state.lines.len() < ENOUGH {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = not_before.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }

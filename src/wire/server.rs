@@ -35,7 +35,6 @@ mod guard;
 mod lent;
 mod linger;
 mod refusal;
-mod timer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

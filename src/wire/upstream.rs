@@ -27,10 +27,11 @@
 //! * There is no deadline on a response body: event streams are endless.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -61,6 +62,7 @@ use pool::Pool;
 use upload::{Upload, UploadBody};
 
 use super::headers::members;
+use super::timer::Timer;
 
 /// Where the backend is, and how its connections are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +133,7 @@ impl Upstream {
             connection.link.expect_head();
             let exchange = Exchange::new(&connection, upload.as_deref(), response_timeout);
             let sent = connection.sender.try_send_request(request);
-            let mut failure = match exchange.wait(sent).await? {
+            let mut failure = match exchange.wait(&mut connection.alarm, sent).await? {
                 Ok(response) => {
                     let rest = upload.map(|upload| (upload, response_timeout));
                     let lease = Lease {
@@ -199,22 +201,17 @@ impl<'a> Exchange<'a> {
     }
 
     /// Waits for as long as something moves.
-    async fn wait<T>(&self, sent: impl Future<Output = T>) -> Result<T, UpstreamError> {
+    async fn wait<T>(&self, alarm: &mut Timer, sent: impl Future<Output = T>) -> Result<T, UpstreamError> {
         let mut sent = pin!(sent);
-        let mut alarm = pin!(tokio::time::sleep_until(after(self.started, self.timeout)));
-        loop {
-            tokio::select! {
-                biased;
-                result = &mut sent => return Ok(result),
-                () = &mut alarm => {
-                    let deadline = after(self.last_moved(), self.timeout);
-                    if deadline <= Instant::now() {
-                        return Err(self.timed_out());
-                    }
-                    alarm.as_mut().reset(deadline);
-                }
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = sent.as_mut().poll(cx) {
+                return Poll::Ready(Ok(result));
             }
-        }
+            alarm
+                .poll(cx, after(self.last_moved(), self.timeout))
+                .map(|()| Err(self.timed_out()))
+        })
+        .await
     }
 
     fn last_moved(&self) -> Instant {

@@ -144,7 +144,12 @@ async fn a_bridge_that_starts_without_its_store_serves_once_it_is_there() {
         bridge.ready().await == Some(200)
     })
     .await;
-    assert!(bridge.logs().contains("the store answers"), "{}", bridge.logs());
+    eventually(
+        "a line about its return in the log",
+        Duration::from_secs(5),
+        async || bridge.logs().contains("the store answers"),
+    )
+    .await;
     let metrics = bridge.metrics().await;
     for result in ["unavailable", "ok"] {
         let sample = format!("session_bridge_store_operations_total{{op=\"ping\",result=\"{result}\"}}");

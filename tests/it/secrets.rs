@@ -1,6 +1,7 @@
 //! No secret leaves the bridge on a way that is not its own (I4, F5).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -10,7 +11,7 @@ use crate::support::client::Call;
 use crate::support::gate::Gate;
 use crate::support::redis::RedisServer;
 use crate::support::shop::Shop;
-use crate::support::{InstallId, local, scaled};
+use crate::support::{InstallId, eventually, local, scaled};
 
 const API_KEY: &str = "apikeyneedle-5f0c1d";
 const WRONG_KEY: &str = "wrongkeyneedle-77aa";
@@ -92,6 +93,12 @@ async fn neither_logs_nor_metrics_nor_refusals_nor_redis_keys_show_a_secret() {
         "there is a key for each installation: {keys:?}"
     );
     assert_no_secret_in("the keys in Redis", &keys.join("\n"));
+    let last = Call::get("/").header("x-request-id", "the-last-one");
+    bridge.send(last.header("key", API_KEY)).await;
+    eventually("the log of all of them", Duration::from_secs(10), async || {
+        bridge.logs().contains("the-last-one")
+    })
+    .await;
     let logs = bridge.logs();
     assert!(
         logs.contains("TRACE") || logs.contains("DEBUG"),

@@ -16,10 +16,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::exchange::{Exchange, Progress};
 use super::refusal::encode;
-use super::timer::Timer;
 use super::{Edge, EdgeRefusal, linger};
 use crate::lifecycle::Stage;
 use crate::wire::strict::{Advance, Checker, Position};
+use crate::wire::timer::Timer;
 
 /// How long a connection has to have been idle before it is closed by a shutdown. A client that uses its connection
 /// has a request on the way; it is answered with `Connection: close` instead.

@@ -16,6 +16,7 @@ use super::UpstreamError;
 use super::socket::{Link, Socket};
 use super::stats::{Counters, Open};
 use super::upload::UploadBody;
+use crate::wire::timer::Timer;
 
 /// The most header lines a response may have. hyper's own bound is 100.
 const MAX_HEADERS: usize = 256;
@@ -30,6 +31,8 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 pub(super) struct Connection {
     pub(super) sender: http1::SendRequest<UploadBody>,
     pub(super) link: Arc<Link>,
+    /// The deadline of the exchange in hand. It stays set from one to the next, which costs less than a new one each.
+    pub(super) alarm: Timer,
     task: AbortHandle,
     upgraded: bool,
 }
@@ -119,6 +122,7 @@ pub(super) async fn start(tcp: TcpStream, counters: &Arc<Counters>) -> Result<Co
     Ok(Connection {
         sender,
         link,
+        alarm: Timer::default(),
         task,
         upgraded: false,
     })
