@@ -11,8 +11,8 @@ use crate::lifecycle::service_manager::ServiceManager;
 use crate::lifecycle::signals::Signals;
 use crate::telemetry;
 
-/// Serves. Exit code 0 after a clean shutdown, 1 when the bridge could not start or work had to be dropped, 2 for a bad
-/// configuration.
+/// Serves. Exit code 0 after a shutdown that dropped nothing, 1 when the bridge could not start or work had to be dropped,
+/// 2 for a bad configuration.
 pub async fn run(arguments: ServeArgs) -> ExitCode {
     let config = match arguments.load() {
         Ok(config) => config,

@@ -111,6 +111,10 @@ async fn rolling_restarts_behind_a_balancer_fail_no_request_and_lose_no_session(
     for _ in 0..4 {
         clients.push(load.client(balancer.address(), "?after=700", Duration::ZERO, usize::MAX));
     }
+    // Longer than `drain_delay`: these end only when nothing is accepted any more.
+    for _ in 0..2 {
+        clients.push(load.client(balancer.address(), "?after=2600", Duration::ZERO, usize::MAX));
+    }
     for _ in 0..2 {
         clients.push(load.client(balancer.address(), "?after=10", Duration::from_millis(20), 6));
     }

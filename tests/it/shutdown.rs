@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::bridge::Bridge;
+use crate::support::bridge::{Bridge, session_bridge};
 use crate::support::client::{Call, Client};
+use crate::support::gate::Gate;
 use crate::support::process::Process;
 use crate::support::raw::{RawBackend, RawStream};
+use crate::support::redis::RedisServer;
 use crate::support::shop::Shop;
-use crate::support::{InstallId, eventually};
+use crate::support::{InstallId, eventually, local, unused_port};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_fails_readiness_at_once_and_finishes_what_is_under_way() {
@@ -319,8 +321,8 @@ async fn sighup_and_a_log_that_nobody_reads_stop_nothing() {
     );
 
     // The pipes of standard output and standard error lose their readers, as when what collects the log is restarted.
-    let port = crate::support::unused_port();
-    let mut command = crate::support::bridge::session_bridge();
+    let port = unused_port();
+    let mut command = session_bridge();
     let mut child = tokio::process::Command::from({
         command
             .args([
@@ -342,7 +344,7 @@ async fn sighup_and_a_log_that_nobody_reads_stop_nothing() {
     .spawn()
     .expect("session-bridge starts");
     drop((child.stdout.take(), child.stderr.take()));
-    let client = Client::new(crate::support::local(port));
+    let client = Client::new(local(port));
     eventually(
         "the bridge to be ready",
         Duration::from_secs(10),
@@ -366,7 +368,7 @@ async fn a_signal_during_the_start_ends_it() {
     let url = format!("sqlite://{}", dir.path().join("sessions.db").display());
     let _first = Bridge::before(&shop.url()).store(&url).start().await;
     // The second one waits for the lock of the first.
-    let mut command = crate::support::bridge::session_bridge();
+    let mut command = session_bridge();
     command
         .args([
             "serve",
@@ -389,5 +391,32 @@ async fn a_signal_during_the_start_ends_it() {
         second.output().contains("stopped before the bridge was started"),
         "{}",
         second.output()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_cannot_be_stored_in_the_end_is_told_by_the_exit_code() {
+    let (shop, redis) = (Shop::start().await, RedisServer::start());
+    let gate = Gate::to(local(redis.port())).await;
+    let mut bridge = Bridge::before(&shop.url())
+        .store(&format!("redis://127.0.0.1:{}/0", gate.port()))
+        .id_cookies(&["sid"])
+        .start()
+        .await;
+    let address = bridge.traffic;
+    let first = tokio::spawn(async move {
+        let call = Call::post("/basket/add?after=500").of(&InstallId::random());
+        Client::new(address).send(call).await
+    });
+    shop.wait_for("after=500").await;
+    gate.cut();
+    assert_eq!(first.await.expect("no panic").expect("an answer").status, 200);
+    assert!(bridge.metrics().await.contains("session_bridge_commits_pending 1\n"));
+    bridge.signal("TERM");
+    assert_eq!(
+        bridge.exit(Duration::from_secs(20)).await.code(),
+        Some(1),
+        "{}",
+        bridge.logs()
     );
 }
