@@ -17,6 +17,7 @@ mod backends;
 mod commit;
 mod config_cli;
 mod demo;
+mod gate;
 mod outage;
 mod proxying;
 mod redundancy;
