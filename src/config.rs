@@ -30,9 +30,9 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use secret::Secret;
 pub use sections::{
     Access, Create, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError, Ops, Route,
-    RouteSession, Server, Session, Store, Upstream,
+    RouteSession, Server, Session, Store, StoreTls, Upstream,
 };
-pub use url::{StoreUrl, UpstreamUrl};
+pub use url::{Address, RedisTopology, RedisUrl, StoreUrl, UpstreamUrl};
 
 use document::{FILE_VARIABLE, Table, from_toml, overlay_environment, overlay_flags};
 use reader::Reader;

@@ -21,7 +21,9 @@ use crate::bridge::route::{Route, Routes, SessionUse};
 use crate::bridge::sessions::Sessions;
 use crate::bridge::touch::Touch;
 use crate::bridge::{self};
-use crate::config::{self, Config, IdFormat, OnMissing, OnStoreError, RouteSession, StoreUrl};
+use crate::config::{
+    self, Config, IdFormat, OnMissing, OnStoreError, RedisTopology, RedisUrl, RouteSession, Secret, StoreUrl,
+};
 use crate::lifecycle::Drain;
 use crate::metrics::Metrics;
 use crate::session::clock::Clock;
@@ -30,7 +32,7 @@ use crate::session::install_id::Format;
 use crate::session::record::{CookiePolicy, Lifetime};
 use crate::session::store::SessionStore;
 use crate::store::memory::MemoryStore;
-use crate::store::redis::{RedisOptions, RedisStore};
+use crate::store::redis::{Address, Login, RedisOptions, RedisStore};
 use crate::store::sql::SqliteStore;
 use crate::wire::headers::TrustedProxies;
 use crate::wire::server::{Edge, EdgeRefusal, EdgeStats, ServerOptions};
@@ -52,15 +54,45 @@ pub async fn open_store(store: &config::Store, clock: Arc<dyn Clock>) -> Result<
                 .await
                 .map_err(|error| failed(&error))?,
         ),
-        StoreUrl::Redis { url } => {
-            let options = RedisOptions {
-                url: url.expose().to_owned(),
-                timeout: store.timeout,
-                key_prefix: store.key_prefix.clone(),
-            };
-            Arc::new(RedisStore::connect(options, clock).map_err(|error| failed(&error))?)
-        }
+        StoreUrl::Redis(url) => Arc::new(RedisStore::connect(redis(url, store)?, clock)),
     })
+}
+
+fn redis(url: &RedisUrl, store: &config::Store) -> Result<RedisOptions, StartError> {
+    let missing = |what: &str| StartError(format!("store.url: {what} is not available in this version"));
+    if url.tls {
+        return Err(missing("TLS"));
+    }
+    if store.wait_replicas > 0 {
+        return Err(missing("store.wait_replicas"));
+    }
+    let (server, database) = match &url.topology {
+        RedisTopology::One { server, database } => (address(server), *database),
+        RedisTopology::Sentinel { .. } => return Err(missing("Sentinel")),
+        RedisTopology::Cluster { .. } => return Err(missing("a cluster")),
+    };
+    Ok(RedisOptions {
+        server,
+        login: login(url.username.as_ref(), url.password.as_ref().or(store.password.as_ref())),
+        database,
+        timeout: store.timeout,
+        key_prefix: store.key_prefix.clone(),
+    })
+}
+
+fn address(address: &config::Address) -> Address {
+    Address {
+        host: address.host.clone(),
+        port: address.port,
+    }
+}
+
+fn login(username: Option<&Secret>, password: Option<&Secret>) -> Login {
+    let text = |secret: &Secret| secret.expose().to_owned();
+    Login {
+        username: username.map(text),
+        password: password.map(text),
+    }
 }
 
 /// The way to the backend.
