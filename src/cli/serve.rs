@@ -48,7 +48,7 @@ async fn serve(config: &Config) -> Result<Ended, Box<dyn std::error::Error>> {
         }
     };
     tokio::spawn(signals.fire(app.trigger()));
-    match ServiceManager::of_process() {
+    match ServiceManager::named_by(|name| std::env::var_os(name)) {
         Ok(Some(manager)) => app = app.announced_to(manager),
         Ok(None) => {}
         Err(error) => tracing::warn!(%error, "the service manager is not told how the bridge is"),

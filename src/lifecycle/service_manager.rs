@@ -3,7 +3,7 @@
 //! The protocol is one datagram of `NAME=value` lines to the socket that `NOTIFY_SOCKET` names, by its path or, after
 //! `@`, as a name in the abstract namespace of Linux. Without that variable nothing is told.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -21,12 +21,12 @@ pub struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// The one that the environment names, where there is one.
+    /// The one that the environment names, where there is one. `variable`: the value of a variable of the environment.
     ///
     /// # Errors
     /// When it is named in a way that cannot be used.
-    pub fn of_process() -> io::Result<Option<Self>> {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    pub fn named_by(variable: impl Fn(&str) -> Option<OsString>) -> io::Result<Option<Self>> {
+        let variable = |name| variable(name).filter(|value| !value.is_empty());
         let Some(socket) = variable("NOTIFY_SOCKET") else {
             return Ok(None);
         };
@@ -129,6 +129,20 @@ mod tests {
             (None, text("7"), None),
         ] {
             assert_eq!(watchdog(usec, pid, 7), expected, "{usec:?} {pid:?}");
+        }
+    }
+
+    #[test]
+    fn without_the_variable_there_is_none() {
+        for value in [None, Some(OsString::new())] {
+            let manager = ServiceManager::named_by(|name| {
+                if name == "NOTIFY_SOCKET" {
+                    value.clone()
+                } else {
+                    Some("1".into())
+                }
+            });
+            assert!(manager.unwrap().is_none());
         }
     }
 
