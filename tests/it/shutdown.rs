@@ -381,7 +381,10 @@ async fn a_signal_during_the_start_ends_it() {
         ])
         .env("SESSION_BRIDGE_OPS__LISTEN", "127.0.0.1:0");
     let mut second = Process::start("session-bridge", command, dir.path(), "cargo build");
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    eventually("the signals to be taken over", Duration::from_secs(5), async || {
+        second.catches(15)
+    })
+    .await;
     let told = Instant::now();
     second.signal("TERM");
     let status = second.exit(Duration::from_secs(5)).await;
