@@ -113,7 +113,7 @@ async fn rolling_restarts_behind_a_balancer_fail_no_request_and_lose_no_session(
     }
     // Longer than `drain_delay`: these end only when nothing is accepted any more.
     for _ in 0..2 {
-        clients.push(load.client(balancer.address(), "?after=2600", Duration::ZERO, usize::MAX));
+        clients.push(load.client(balancer.address(), "?after=4000", Duration::ZERO, usize::MAX));
     }
     for _ in 0..2 {
         clients.push(load.client(balancer.address(), "?after=10", Duration::from_millis(20), 6));
