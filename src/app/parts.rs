@@ -20,8 +20,9 @@ use crate::bridge::refuse::Refusal;
 use crate::bridge::route::{Route, Routes, SessionUse};
 use crate::bridge::sessions::Sessions;
 use crate::bridge::touch::Touch;
+use crate::bridge::unreadable::OnUnreadable;
 use crate::bridge::{self};
-use crate::config::{self, Config, IdFormat, OnMissing, OnStoreError, RouteSession, StoreUrl};
+use crate::config::{self, Config, IdFormat, OnMissing, OnStoreError, RouteSession, Sealing, StoreUrl};
 use crate::lifecycle::Drain;
 use crate::metrics::Metrics;
 use crate::session::clock::Clock;
@@ -31,6 +32,7 @@ use crate::session::record::{CookiePolicy, Lifetime};
 use crate::session::store::SessionStore;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{RedisOptions, RedisStore};
+use crate::store::sealed::{Seal, SealedStore, SealingKey};
 use crate::store::sql::SqliteStore;
 use crate::wire::headers::TrustedProxies;
 use crate::wire::server::{Edge, EdgeRefusal, EdgeStats, ServerOptions};
@@ -39,11 +41,47 @@ use crate::wire::upstream::{Upstream, UpstreamOptions};
 /// How long a client may hold up a body, in either direction; nginx's default for both.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Opens the store that the URL names.
+/// Opens the store that the URL names, with the layers that belong over it.
 ///
 /// # Errors
 /// When the file of an embedded store cannot be opened. A server that does not answer is no error.
 pub async fn open_store(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Arc<dyn SessionStore>, StartError> {
+    seal(open_backend(store, clock).await?, &store.encryption_key_files)
+}
+
+/// Lays the sealing over `store`, where there is any.
+fn seal(store: Arc<dyn SessionStore>, entries: &[Sealing]) -> Result<Arc<dyn SessionStore>, StartError> {
+    let mut seals = Vec::with_capacity(entries.len());
+    let mut names = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let (seal, name) = match entry {
+            Sealing::Clear => (Seal::Clear, "clear".to_owned()),
+            Sealing::Key(file) => {
+                if file.readable_by_others {
+                    tracing::warn!(file = %file.path.display(), "others than its owner may read this sealing key");
+                }
+                let key = SealingKey::new(file.key.expose())
+                    .map_err(|error| StartError(format!("store.encryption_key_files: {error}")))?;
+                let name = key.id().to_string();
+                (Seal::Key(key), name)
+            }
+        };
+        seals.push(seal);
+        names.push(name);
+    }
+    let any_key = seals.iter().any(|seal| matches!(seal, Seal::Key(_)));
+    let mut seals = seals.into_iter();
+    let Some(first) = seals.next().filter(|_| any_key) else {
+        return Ok(store);
+    };
+    tracing::info!(
+        keys = names.join(", "),
+        "records are written by the first of these keys and read by all"
+    );
+    Ok(Arc::new(SealedStore::over(store, first, seals.collect())))
+}
+
+async fn open_backend(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Arc<dyn SessionStore>, StartError> {
     let failed = |error: &dyn std::fmt::Display| StartError(format!("store.url: {error}"));
     Ok(match &store.url {
         StoreUrl::Memory => Arc::new(MemoryStore::new(clock)),
@@ -98,7 +136,11 @@ pub(super) fn sessions(
         idle_timeout: session.idle_timeout,
         max_age: session.max_age,
     };
-    Arc::new(Sessions::new(store, clock, metrics, policy, lifetime))
+    let on_unreadable = match config.store.on_unreadable {
+        config::OnUnreadable::Reject => OnUnreadable::Reject,
+        config::OnUnreadable::Replace => OnUnreadable::Replace,
+    };
+    Arc::new(Sessions::new(store, clock, metrics, policy, lifetime).on_unreadable(on_unreadable))
 }
 
 /// The edge, its refusals rendered by the bridge's one table.

@@ -268,3 +268,6 @@ impl Sessions {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

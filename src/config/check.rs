@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::document::{Node, Table, Value};
 use super::reader::Reader;
 use super::schema::Parts;
+use super::sealing::{Sealing, same_twice};
 use super::sections::{Route, RouteSession};
 
 /// Reports every contradiction.
@@ -24,6 +25,13 @@ pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
         );
     }
     keys(reader, tree);
+    if let Some((one, other)) = same_twice(&parts.store.encryption_key_files) {
+        let message = match other {
+            Sealing::Clear => "\"clear\" is listed twice".to_owned(),
+            Sealing::Key(_) => format!("{one} and {other} hold the same key"),
+        };
+        reader.contradiction(tree, &["store.encryption_key_files"], &message);
+    }
     cookies(reader, tree, parts);
     routes(reader, tree, parts);
 }

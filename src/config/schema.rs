@@ -8,9 +8,10 @@ use http::HeaderName;
 
 use super::document::{Node, Table};
 use super::reader::{Reader, Section};
+use super::sealing::sealing;
 use super::sections::{
-    Access, Create, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError, Ops, Route,
-    RouteSession, Server, Session, Store, Upstream,
+    Access, Create, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError, OnUnreadable,
+    Ops, Route, RouteSession, Server, Session, Store, Upstream,
 };
 use super::url::{StoreUrl, store_url, upstream_url};
 use super::value::{
@@ -180,7 +181,6 @@ fn session(section: &mut Section<'_>) -> Session {
 }
 
 fn store(section: &mut Section<'_>) -> Store {
-    section.unavailable(&["encryption_key_files"]);
     Store {
         url: section.value(
             "url",
@@ -191,6 +191,15 @@ fn store(section: &mut Section<'_>) -> Store {
         ),
         timeout: section.value("timeout", positive_duration, Duration::from_millis(250)),
         key_prefix: section.value("key_prefix", key_prefix, "session-bridge:".to_owned()),
+        encryption_key_files: section.list("encryption_key_files", sealing, Vec::new()),
+        on_unreadable: section.value(
+            "on_unreadable",
+            one_of(
+                &[("reject", OnUnreadable::Reject), ("replace", OnUnreadable::Replace)],
+                &[],
+            ),
+            OnUnreadable::Reject,
+        ),
     }
 }
 

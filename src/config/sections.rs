@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 
+use super::sealing::Sealing;
 use super::secret::Secret;
 use super::url::{StoreUrl, UpstreamUrl};
 use crate::session::glob::Glob;
@@ -113,6 +114,10 @@ pub struct Store {
     pub timeout: Duration,
     /// What its keys start with.
     pub key_prefix: String,
+    /// How records are written (the first) and read (all of them). Empty: in clear.
+    pub encryption_key_files: Vec<Sealing>,
+    /// What becomes of a record that cannot be read.
+    pub on_unreadable: OnUnreadable,
 }
 
 /// `[log]`: what is written to standard output.
@@ -187,6 +192,15 @@ pub enum OnStoreError {
     Reject,
     /// Forwarded without a session.
     Stateless,
+}
+
+/// `store.on_unreadable`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnreadable {
+    /// It stays, and its requests are treated as in an outage.
+    Reject,
+    /// It is removed, and its requests begin without a session.
+    Replace,
 }
 
 /// `route.session`.
