@@ -19,6 +19,7 @@ mod config_cli;
 mod demo;
 mod outage;
 mod proxying;
+mod sealing;
 mod secrets;
 mod shutdown;
 mod single_flight;

@@ -32,16 +32,14 @@ fn sample() -> Record {
 }
 
 /// [`sample`] as version 0.1.0 stores it.
-const FORMAT_1: &str = "0101fcfbfbff0f02fbaacedd993401cbbacedd993402095048505345535349440a2261625c30353431ff220c73686f702e6\
-    578616d706c6501012f01fb87aadf9934fbaacedd993401010570726f6d6f01310c73686f702e6578616d706c6500082f636174616c6f6700fbaa\
-    cedd9934000002095048505345535349440c73686f702e6578616d706c6501012f00ac0200fbaacedd99340570726f6d6f0c73686f702e657861\
-    6d706c6500082f636174616c6f67ad020000fbaacedd9934";
+const FORMAT_1: &str = include_str!("../../../tests/golden/record-format-1.hex");
 
 /// Two sections, tags 3 and 300, as a later version may add.
 const SECTIONS: &[u8] = b"\x03\x05hello\xac\x02\x00";
 
 fn bytes_of(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex
+        .trim_end()
         .bytes()
         .map(|digit| u8::try_from(char::from(digit).to_digit(16).unwrap()).unwrap())
         .collect();
