@@ -24,9 +24,12 @@ pub enum OnUnreadable {
 /// Counts and tells. A lock is taken only when a record could not be read.
 pub(super) struct Watch {
     metrics: Arc<Metrics>,
-    /// For each flaw: when it was told last, and how often it was met since.
-    told: Mutex<Box<[(Option<Instant>, u64)]>>,
+    /// For each flaw.
+    told: Mutex<Box<[Told]>>,
 }
+
+/// When a flaw was told last, and how often it was met since.
+type Told = (Option<Instant>, u64);
 
 impl Watch {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {

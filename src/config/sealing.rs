@@ -116,14 +116,7 @@ fn key_in(content: &[u8]) -> Result<SecretKey, String> {
     };
     let key = <[u8; KEY_LEN]>::try_from(decoded.0.as_slice())
         .map_err(|_| format!("holds a key of {} bytes, and {KEY_LEN} are needed", decoded.0.len()))?;
-    let mut seen = [false; 256];
-    key.iter().for_each(|byte| {
-        seen.iter_mut()
-            .skip(usize::from(*byte))
-            .take(1)
-            .for_each(|seen| *seen = true)
-    });
-    if seen.iter().filter(|seen| **seen).count() < FEWEST_DIFFERENT {
+    if (0..=u8::MAX).filter(|byte| key.contains(byte)).count() < FEWEST_DIFFERENT {
         return Err("holds a key that is not random".to_owned());
     }
     Ok(SecretKey::new(key))

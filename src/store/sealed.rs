@@ -70,10 +70,10 @@ impl SealedStore {
         }
     }
 
-    fn open(&self, key: &Key, stored: Stored) -> Result<Stored, StoreError> {
+    fn open(&self, key: &Key, stored: &Stored) -> Result<Stored, StoreError> {
         let payload = self.open_payload(key, stored.version, &stored.payload);
         let payload = payload.map_err(|unreadable| unreadable.of(stored.version))?;
-        Ok(Stored { payload, ..stored })
+        Ok(Stored { payload, ..*stored })
     }
 
     fn open_payload(&self, key: &Key, version: Version, payload: &Payload) -> Result<Payload, Unreadable> {
@@ -101,7 +101,7 @@ impl SealedStore {
         sealing.open(key, version, payload)
     }
 
-    fn open_any(&self, key: &Key, stored: Option<Stored>) -> Result<Option<Stored>, StoreError> {
+    fn open_any(&self, key: &Key, stored: Option<&Stored>) -> Result<Option<Stored>, StoreError> {
         stored.map(|stored| self.open(key, stored)).transpose()
     }
 
@@ -113,7 +113,7 @@ impl SealedStore {
                 let new = NewRecord {
                     version: expected,
                     ttl,
-                    payload: self.open(key, stored)?.payload,
+                    payload: self.open(key, &stored)?.payload,
                 };
                 let new = self.seal(key, new)?;
                 let replaced = self.inner.replace(key, expected, new, None).await?;
@@ -131,13 +131,13 @@ fn is_sealed(payload: &Payload) -> bool {
 
 impl SessionStore for SealedStore {
     fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
-        Box::pin(async move { self.open_any(key, self.inner.load(key).await?) })
+        Box::pin(async move { self.open_any(key, self.inner.load(key).await?.as_ref()) })
     }
 
     fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)> {
         Box::pin(async move {
             let (stored, lease) = self.inner.observe(key).await?;
-            Ok((self.open_any(key, stored)?, lease))
+            Ok((self.open_any(key, stored.as_ref())?, lease))
         })
     }
 
@@ -145,7 +145,7 @@ impl SessionStore for SealedStore {
         Box::pin(async move {
             let new = self.seal(key, new)?;
             Ok(match self.inner.create(key, new, fence).await? {
-                Created::Lost(there) => Created::Lost(self.open(key, there)?),
+                Created::Lost(there) => Created::Lost(self.open(key, &there)?),
                 other => other,
             })
         })
@@ -161,7 +161,7 @@ impl SessionStore for SealedStore {
         Box::pin(async move {
             let new = self.seal(key, new)?;
             Ok(match self.inner.replace(key, expected, new, fence).await? {
-                Replaced::Conflict(there) => Replaced::Conflict(self.open_any(key, there)?),
+                Replaced::Conflict(there) => Replaced::Conflict(self.open_any(key, there.as_ref())?),
                 other => other,
             })
         })
@@ -170,8 +170,8 @@ impl SessionStore for SealedStore {
     fn remove<'a>(&'a self, key: &'a Key, expected: Version) -> StoreFuture<'a, Removed> {
         Box::pin(async move {
             Ok(match self.inner.remove(key, expected).await? {
-                Removed::Conflict(there) => Removed::Conflict(self.open_any(key, there)?),
-                other => other,
+                Removed::Conflict(there) => Removed::Conflict(self.open_any(key, there.as_ref())?),
+                Removed::Done => Removed::Done,
             })
         })
     }

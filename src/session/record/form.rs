@@ -37,7 +37,8 @@ impl Sections {
     fn read(mut rest: &[u8]) -> Result<Self, Unreadable> {
         let mut sections: Vec<(u32, Box<[u8]>)> = Vec::new();
         while !rest.is_empty() {
-            let ((tag, content), after): ((u32, &[u8]), _) = postcard::take_from_bytes(rest).map_err(garbled)?;
+            let ((tag, content), after): ((u32, &[u8]), _) =
+                postcard::take_from_bytes(rest).map_err(|error| garbled(&error))?;
             if sections.last().is_some_and(|(last, _)| *last >= tag) {
                 return Err(Unreadable::new(Flaw::Garbled, "sections out of order"));
             }
@@ -88,7 +89,7 @@ impl Record {
             }
             None => return Err(Unreadable::new(Flaw::Garbled, "it is empty")),
         };
-        let (mut record, rest) = postcard::take_from_bytes::<Self>(encoded).map_err(garbled)?;
+        let (mut record, rest) = postcard::take_from_bytes::<Self>(encoded).map_err(|error| garbled(&error))?;
         match (format, rest) {
             (_, []) => {}
             (SECTIONS, rest) => record.sections = Sections::read(rest)?,
@@ -98,6 +99,6 @@ impl Record {
     }
 }
 
-fn garbled(error: postcard::Error) -> Unreadable {
+fn garbled(error: &postcard::Error) -> Unreadable {
     Unreadable::new(Flaw::Garbled, error.to_string())
 }
