@@ -744,6 +744,7 @@ async fn a_closed_store_refuses_every_call(subject: Arc<Subject>) {
             .await
             .map(drop),
         store.remove(&key(1), version(1)).await.map(drop),
+        store.discard(&key(1)).await.map(drop),
         store.touch(&key(1), version(1), LONG).await.map(drop),
         store.acquire_lease(&key(1), token(1), LONG).await.map(drop),
         store.renew_lease(&key(1), token(1), LONG).await.map(drop),
