@@ -32,9 +32,9 @@ pub use sealing::{KeyFile, Sealing};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
     Access, Create, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError, OnUnreadable,
-    Ops, Route, RouteSession, Server, Session, Store, Upstream,
+    Ops, Route, RouteSession, Server, Session, Store, StoreTls, Upstream,
 };
-pub use url::{StoreUrl, UpstreamUrl};
+pub use url::{Address, RedisTopology, RedisUrl, StoreUrl, UpstreamUrl};
 
 use document::{FILE_VARIABLE, Table, from_toml, overlay_environment, overlay_flags};
 use reader::Reader;

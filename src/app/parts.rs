@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::StartError;
+use super::{StartError, sealing};
 use crate::bridge::access::ApiKeys;
 use crate::bridge::acquire::Acquire;
 use crate::bridge::commit::Commit;
@@ -22,7 +22,9 @@ use crate::bridge::sessions::Sessions;
 use crate::bridge::touch::Touch;
 use crate::bridge::unreadable::OnUnreadable;
 use crate::bridge::{self};
-use crate::config::{self, Config, IdFormat, OnMissing, OnStoreError, RouteSession, Sealing, StoreUrl};
+use crate::config::{
+    self, Config, IdFormat, OnMissing, OnStoreError, RedisTopology, RedisUrl, RouteSession, Secret, StoreUrl,
+};
 use crate::lifecycle::Drain;
 use crate::metrics::Metrics;
 use crate::session::clock::Clock;
@@ -31,8 +33,7 @@ use crate::session::install_id::Format;
 use crate::session::record::{CookiePolicy, Lifetime};
 use crate::session::store::SessionStore;
 use crate::store::memory::MemoryStore;
-use crate::store::redis::{RedisOptions, RedisStore};
-use crate::store::sealed::{Seal, SealedStore, SealingKey};
+use crate::store::redis::{Address, Login, RedisOptions, RedisStore};
 use crate::store::sql::SqliteStore;
 use crate::wire::headers::TrustedProxies;
 use crate::wire::server::{Edge, EdgeRefusal, EdgeStats, ServerOptions};
@@ -46,39 +47,7 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// # Errors
 /// When the file of an embedded store cannot be opened. A server that does not answer is no error.
 pub async fn open_store(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Arc<dyn SessionStore>, StartError> {
-    seal(open_backend(store, clock).await?, &store.encryption_key_files)
-}
-
-/// Lays the sealing over `store`, where there is any.
-fn seal(store: Arc<dyn SessionStore>, entries: &[Sealing]) -> Result<Arc<dyn SessionStore>, StartError> {
-    let mut seals = Vec::with_capacity(entries.len());
-    let mut names = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let (seal, name) = match entry {
-            Sealing::Clear => (Seal::Clear, "clear".to_owned()),
-            Sealing::Key(file) => {
-                if file.readable_by_others {
-                    tracing::warn!(file = %file.path.display(), "others than its owner may read this sealing key");
-                }
-                let key = SealingKey::new(file.key.expose())
-                    .map_err(|error| StartError(format!("store.encryption_key_files: {error}")))?;
-                let name = key.id().to_string();
-                (Seal::Key(key), name)
-            }
-        };
-        seals.push(seal);
-        names.push(name);
-    }
-    let any_key = seals.iter().any(|seal| matches!(seal, Seal::Key(_)));
-    let mut seals = seals.into_iter();
-    let Some(first) = seals.next().filter(|_| any_key) else {
-        return Ok(store);
-    };
-    tracing::info!(
-        keys = names.join(", "),
-        "records are written by the first of these keys and read by all"
-    );
-    Ok(Arc::new(SealedStore::over(store, first, seals.collect())))
+    sealing::over(open_backend(store, clock).await?, &store.encryption_key_files)
 }
 
 async fn open_backend(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Arc<dyn SessionStore>, StartError> {
@@ -90,15 +59,45 @@ async fn open_backend(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Ar
                 .await
                 .map_err(|error| failed(&error))?,
         ),
-        StoreUrl::Redis { url } => {
-            let options = RedisOptions {
-                url: url.expose().to_owned(),
-                timeout: store.timeout,
-                key_prefix: store.key_prefix.clone(),
-            };
-            Arc::new(RedisStore::connect(options, clock).map_err(|error| failed(&error))?)
-        }
+        StoreUrl::Redis(url) => Arc::new(RedisStore::connect(redis(url, store)?, clock)),
     })
+}
+
+fn redis(url: &RedisUrl, store: &config::Store) -> Result<RedisOptions, StartError> {
+    let missing = |what: &str| StartError(format!("store.url: {what} is not available in this version"));
+    if url.tls {
+        return Err(missing("TLS"));
+    }
+    if store.wait_replicas > 0 {
+        return Err(missing("store.wait_replicas"));
+    }
+    let (server, database) = match &url.topology {
+        RedisTopology::One { server, database } => (address(server), *database),
+        RedisTopology::Sentinel { .. } => return Err(missing("Sentinel")),
+        RedisTopology::Cluster { .. } => return Err(missing("a cluster")),
+    };
+    Ok(RedisOptions {
+        server,
+        login: login(url.username.as_ref(), url.password.as_ref().or(store.password.as_ref())),
+        database,
+        timeout: store.timeout,
+        key_prefix: store.key_prefix.clone(),
+    })
+}
+
+fn address(address: &config::Address) -> Address {
+    Address {
+        host: address.host.clone(),
+        port: address.port,
+    }
+}
+
+fn login(username: Option<&Secret>, password: Option<&Secret>) -> Login {
+    let text = |secret: &Secret| secret.expose().to_owned();
+    Login {
+        username: username.map(text),
+        password: password.map(text),
+    }
 }
 
 /// The way to the backend.

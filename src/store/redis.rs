@@ -23,33 +23,86 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, ConnectionAddr, IntoConnectionInfo, RedisError, ServerError, Value};
+use redis::{Cmd, RedisConnectionInfo, RedisError, ServerError, Value};
 use tokio::time::Instant;
 
 use self::layout::{keys, parse_record, record_bytes, record_key, token_bytes, version_bytes};
 use self::link::{Link, Target};
 use self::scripts::{Answer, Lua};
-use super::OpenError;
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::store::{
     Acquired, BARREN_MEMORY, Created, Flaw, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
     SessionStore, StoreError, StoreFuture, Stored, Unreadable, Version,
 };
 
-/// Where Redis is, and how to use it. Its `Debug` leaves the URL out, which may hold a password.
+/// Where Redis is, and how to use it. Its `Debug` leaves the login out.
 #[derive(Clone)]
 pub struct RedisOptions {
-    /// `redis://[user:password@]host[:port][/database]`; `valkey://` alike.
-    pub url: String,
+    /// Where the server is.
+    pub server: Address,
+    /// Who we are there.
+    pub login: Login,
+    /// The number of the database.
+    pub database: u16,
     /// The deadline of every call.
     pub timeout: Duration,
     /// What the names of all keys start with.
     pub key_prefix: String,
 }
 
+/// A host and a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// A name, or an address without the brackets of IPv6.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// A user and a password; its `Debug` shows neither.
+#[derive(Clone, Default)]
+pub struct Login {
+    /// The user; unset: the default user.
+    pub username: Option<String>,
+    /// The password; unset: there is no login.
+    pub password: Option<String>,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Login(***)")
+    }
+}
+
+impl Login {
+    /// How a connection is greeted, in this database.
+    fn greeting(&self, database: u16) -> RedisConnectionInfo {
+        let mut info = RedisConnectionInfo::default().set_db(database.into());
+        if let Some(username) = &self.username {
+            info = info.set_username(username);
+        }
+        if let Some(password) = &self.password {
+            info = info.set_password(password);
+        }
+        info
+    }
+}
+
 impl fmt::Debug for RedisOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisOptions")
+            .field("server", &self.server)
+            .field("database", &self.database)
             .field("timeout", &self.timeout)
             .field("key_prefix", &self.key_prefix)
             .finish_non_exhaustive()
@@ -77,35 +130,23 @@ impl RedisStore {
     /// [`SessionStore::ping`]. `clock` tells the `expires_at` of records, nothing else.
     ///
     /// Must be called inside a Tokio runtime.
-    ///
-    /// # Errors
-    ///
-    /// When the URL is not one of a single Redis without TLS. The error does not repeat the URL.
-    pub fn connect(options: RedisOptions, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let info = options
-            .url
-            .as_str()
-            .into_connection_info()
-            .map_err(|_| OpenError::new("not a URL of the form redis://[user:password@]host[:port][/database]"))?;
-        let (host, port) = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => (host.clone(), *port),
-            _ => return Err(OpenError::new("only redis:// over TCP without TLS is supported")),
-        };
+    #[must_use]
+    pub fn connect(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
         let probe = probe(&options.key_prefix);
         let target = Target {
-            host,
-            port,
-            login: info.redis_settings().clone(),
+            login: options.login.greeting(options.database),
+            host: options.server.host,
+            port: options.server.port,
             timeout: options.timeout,
             probe: probe.clone(),
         };
-        Ok(Self {
+        Self {
             link: Link::new(target),
             clock,
             timeout: options.timeout,
             prefix: options.key_prefix,
             probe,
-        })
+        }
     }
 
     async fn read(&self, cmd: &Cmd) -> Result<Value, StoreError> {

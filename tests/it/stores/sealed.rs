@@ -38,7 +38,7 @@ async fn sealed_redis_keeps_the_contract_while_keys_change() {
     keeps_the_contract(|| async {
         let clock = Subject::clock();
         let prefix = format!("case-{}:", number.fetch_add(1, Ordering::Relaxed));
-        let redis = Arc::new(connect_as(&server.url(), PATIENT, &prefix, &clock));
+        let redis = connect_as(&server.url(), PATIENT, &prefix, &clock).await;
         Subject {
             store: Arc::new(SealedStore::over(redis, seal(2), vec![seal(1), Seal::Clear])),
             clock,
@@ -54,7 +54,7 @@ async fn sealed_redis_keeps_the_contract_while_keys_change() {
 #[tokio::test]
 async fn a_touch_seals_anew_what_an_older_key_sealed_and_a_stranger_key_changes_nothing() {
     let server = RedisServer::start();
-    let over = async |first, others| SealedStore::over(Arc::new(connect(&server, PATIENT).await), first, others);
+    let over = async |first, others| SealedStore::over(connect(&server, PATIENT).await, first, others);
     let raw = || server.command(&["GET", &record_key(1)]);
     let old = over(seal(1), Vec::new()).await;
     assert_eq!(
