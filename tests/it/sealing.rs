@@ -39,14 +39,17 @@ impl KeyFile {
         Self { bytes, path, _dir: dir }
     }
 
+    fn id(&self) -> String {
+        KeyId::of(&self.bytes).to_string()
+    }
+
     fn entry(&self) -> String {
         self.path.display().to_string()
     }
 
     /// What every payload that it sealed begins with.
     fn mark(&self) -> Vec<u8> {
-        let id = KeyId::of(&self.bytes).to_string();
-        [vec![0xa1], from_hex(&id)].concat()
+        [vec![0xa1], from_hex(&self.id())].concat()
     }
 }
 
@@ -191,6 +194,28 @@ async fn sealing_is_turned_on_rotated_and_turned_off_under_load_without_a_failed
     stop.store(true, Ordering::Relaxed);
     load.await.expect("no request failed");
     assert_eq!(world.shop.sessions_started(), 12, "one session for each installation");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ids_of_the_keys_and_a_file_that_others_may_read_are_told_at_the_start() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let world = World::new().await;
+    let (open, private) = (KeyFile::new("open.key"), KeyFile::new("private.key"));
+    for (key, mode) in [(&open, 0o644), (&private, 0o600)] {
+        std::fs::set_permissions(&key.path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let entries = [private.entry(), "clear".to_owned(), open.entry()];
+    let logs = with_keys(world.builder.clone(), &entries).start().await.logs();
+    assert!(
+        logs.contains(&format!("{}, clear, {}", private.id(), open.id())),
+        "{logs}"
+    );
+    let warnings = logs.lines().filter(|line| line.contains("may read this sealing key"));
+    let warnings: Vec<_> = warnings.collect();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains(&open.entry()) && warnings[0].contains("WARN"),
+        "{logs}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
