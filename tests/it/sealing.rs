@@ -117,31 +117,71 @@ impl World {
     fn marks(&self, length: usize) -> Vec<Vec<u8>> {
         let keys = self.redis.keys();
         let records = keys.iter().filter(|name| name.ends_with('}'));
-        records
-            .map(|name| value(&self.redis, name)[HEAD..HEAD + length].to_vec())
-            .collect()
+        let found = records.filter_map(|name| match self.redis.command(&["GET", name]) {
+            Value::BulkString(record) => Some(record[HEAD..HEAD + length].to_vec()),
+            // It was ended since it was listed.
+            Value::Nil => None,
+            other => panic!("{name} is {other:?}"),
+        });
+        found.collect()
     }
 }
 
-/// Sends requests of `installations` through whichever replicas there are, each counting its own basket.
-async fn shop_until(stop: Arc<AtomicBool>, replicas: Arc<[RwLock<Arc<Bridge>>; 2]>, served: Arc<AtomicUsize>) {
-    let installation = |number: usize| {
-        let (stop, replicas, served) = (Arc::clone(&stop), Arc::clone(&replicas), Arc::clone(&served));
-        async move {
-            let id = InstallId::marked(number);
-            let mut basket = 0_u64;
-            while !stop.load(Ordering::Relaxed) {
-                let turn = number + usize::try_from(basket).unwrap();
-                let bridge = Arc::clone(&*replicas[turn % 2].read().await);
-                let answer = bridge.ok(Call::post("/basket/add").of(&id)).await;
-                basket += 1;
-                assert_eq!(answer["basket"], basket, "no session is lost or mixed up: {answer}");
-                served.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(5)).await;
+/// Shoppers who go through whichever replicas there are, in turn, until they are told to stop.
+struct Shoppers {
+    stop: AtomicBool,
+    replicas: [RwLock<Arc<Bridge>>; 2],
+    served: AtomicUsize,
+    /// How many have come.
+    came: AtomicUsize,
+}
+
+impl Shoppers {
+    /// A request that must be served, and what it says of the basket.
+    async fn basket(&self, turn: u64, path: &str, id: &InstallId) -> u64 {
+        let replica = usize::try_from(turn % 2).unwrap();
+        let bridge = Arc::clone(&*self.replicas[replica].read().await);
+        let answer = bridge.ok(Call::post(path).of(id)).await;
+        self.served.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        answer["basket"].as_u64().unwrap_or_default()
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// One who stays. With an odd `number` the cookie never changes: its record is written once, and only touched since.
+    async fn stays(&self, number: u64) {
+        let id = InstallId::marked(self.came.fetch_add(1, Ordering::Relaxed));
+        for added in 1.. {
+            if !self.goes_on() {
+                return;
+            }
+            let basket = self.basket(number + added, "/basket/add", &id).await;
+            assert_eq!(basket, added, "a session was lost or mixed up");
+            if number % 2 == 0 && added % 10 == 0 {
+                assert_eq!(self.basket(number + added + 1, "/rotate", &id).await, added);
             }
         }
-    };
-    futures_util::future::join_all((0..12).map(installation)).await;
+    }
+
+    /// Some who come, shop at both replicas and log out, one after the other.
+    async fn come_and_go(&self) {
+        while self.goes_on() {
+            let number = self.came.fetch_add(1, Ordering::Relaxed);
+            let id = InstallId::marked(number);
+            for added in 1..=4 {
+                assert_eq!(self.basket(number as u64 + added, "/basket/add", &id).await, added);
+            }
+            self.basket(number as u64, "/logout", &id).await;
+        }
+    }
+
+    async fn all(&self) {
+        let staying = futures_util::future::join_all((0..12).map(|number| self.stays(number)));
+        tokio::join!(staying, self.come_and_go());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,13 +191,17 @@ async fn sealing_is_turned_on_rotated_and_turned_off_under_load_without_a_failed
     let (old, new) = (KeyFile::new("old.key"), KeyFile::new("new.key"));
     let clear = "clear".to_owned();
     let start = async |entries: &[String]| Arc::new(with_keys(builder.clone(), entries).start().await);
-    let replicas = Arc::new([RwLock::new(start(&[]).await), RwLock::new(start(&[]).await)]);
-    let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let load = tokio::spawn(shop_until(
-        Arc::clone(&stop),
-        Arc::clone(&replicas),
-        Arc::clone(&served),
-    ));
+    let shoppers = Arc::new(Shoppers {
+        stop: AtomicBool::new(false),
+        replicas: [RwLock::new(start(&[]).await), RwLock::new(start(&[]).await)],
+        served: AtomicUsize::new(0),
+        came: AtomicUsize::new(0),
+    });
+    let served = || shoppers.served.load(Ordering::Relaxed);
+    let load = tokio::spawn({
+        let shoppers = Arc::clone(&shoppers);
+        async move { shoppers.all().await }
+    });
 
     let in_clear = vec![1_u8];
     // A list, and what all records begin with before the next one.
@@ -173,17 +217,17 @@ async fn sealing_is_turned_on_rotated_and_turned_off_under_load_without_a_failed
         (Vec::new(), None),
     ];
     for (entries, until) in steps {
-        for replica in &*replicas {
+        for replica in &shoppers.replicas {
             let next = start(&entries).await;
             *replica.write().await = next;
-            let before = served.load(Ordering::Relaxed);
+            let before = served();
             eventually("requests through the new replica", MINUTE, async || {
                 assert!(!load.is_finished(), "a request failed");
-                served.load(Ordering::Relaxed) > before + scaled(50, 1000)
+                served() > before + scaled(50, 1000)
             })
             .await;
         }
-        // Every installation is in use, so this takes no longer than a tenth of the timeout and a little.
+        // Every record is in use or is removed, so this takes no longer than a tenth of the timeout and a little.
         if let Some(mark) = until {
             eventually("every record to be written anew", MINUTE, async || {
                 world.marks(mark.len()).iter().all(|found| *found == mark)
@@ -191,9 +235,11 @@ async fn sealing_is_turned_on_rotated_and_turned_off_under_load_without_a_failed
             .await;
         }
     }
-    stop.store(true, Ordering::Relaxed);
+    shoppers.stop.store(true, Ordering::Relaxed);
     load.await.expect("no request failed");
-    assert_eq!(world.shop.sessions_started(), 12, "one session for each installation");
+    let came = shoppers.came.load(Ordering::Relaxed);
+    assert!(came > 12 + 18, "some came in between: {came}");
+    assert_eq!(world.shop.sessions_started(), came, "one session for each of them");
 }
 
 #[tokio::test(flavor = "multi_thread")]
