@@ -160,7 +160,7 @@ impl Shoppers {
             }
             let basket = self.basket(number + added, "/basket/add", &id).await;
             assert_eq!(basket, added, "a session was lost or mixed up");
-            if number % 2 == 0 && added % 10 == 0 {
+            if number.is_multiple_of(2) && added % 10 == 0 {
                 assert_eq!(self.basket(number + added + 1, "/rotate", &id).await, added);
             }
         }
