@@ -47,7 +47,11 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// # Errors
 /// When the file of an embedded store cannot be opened. A server that does not answer is no error.
 pub async fn open_store(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Arc<dyn SessionStore>, StartError> {
-    sealing::over(open_backend(store, clock).await?, &store.encryption_key_files)
+    sealing::over(
+        open_backend(store, clock).await?,
+        &store.encryption_key_files,
+        store.accept_clear,
+    )
 }
 
 async fn open_backend(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Arc<dyn SessionStore>, StartError> {

@@ -1,4 +1,4 @@
-//! From `store.encryption_key_files` to the layer that seals records.
+//! From `store.encryption_key_files` and `store.accept_clear` to the layer that seals records.
 
 use std::sync::Arc;
 
@@ -7,8 +7,12 @@ use crate::config::Sealing;
 use crate::session::store::SessionStore;
 use crate::store::sealed::{Seal, SealedStore, SealingKey};
 
-/// Lays the sealing over `store`, where `entries` ask for any.
-pub(super) fn over(store: Arc<dyn SessionStore>, entries: &[Sealing]) -> Result<Arc<dyn SessionStore>, StartError> {
+/// Lays the sealing over `store`, where `entries` ask for any. `accept_clear`: records in clear are read, too.
+pub(super) fn over(
+    store: Arc<dyn SessionStore>,
+    entries: &[Sealing],
+    accept_clear: bool,
+) -> Result<Arc<dyn SessionStore>, StartError> {
     let mut seals = Vec::with_capacity(entries.len());
     let mut names = Vec::with_capacity(entries.len());
     for entry in entries {
@@ -26,6 +30,10 @@ pub(super) fn over(store: Arc<dyn SessionStore>, entries: &[Sealing]) -> Result<
         };
         seals.push(seal);
         names.push(name);
+    }
+    if accept_clear && !entries.iter().any(|entry| matches!(entry, Sealing::Clear)) {
+        seals.push(Seal::Clear);
+        names.push("clear".to_owned());
     }
     let any_key = seals.iter().any(|seal| matches!(seal, Seal::Key(_)));
     let mut seals = seals.into_iter();

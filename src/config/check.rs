@@ -33,6 +33,14 @@ pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
         };
         reader.contradiction(tree, &["store.encryption_key_files"], &message);
     }
+    let sealing = &parts.store.encryption_key_files;
+    if !parts.store.accept_clear && !sealing.iter().any(|entry| matches!(entry, Sealing::Key(_))) {
+        let message = "without a key in encryption_key_files, sessions are stored in clear, and could not be read";
+        reader.contradiction(tree, &["store.accept_clear", "store.encryption_key_files"], message);
+    } else if !parts.store.accept_clear && sealing.iter().any(|entry| matches!(entry, Sealing::Clear)) {
+        let message = "encryption_key_files lists \"clear\", which accept_clear = false refuses";
+        reader.contradiction(tree, &["store.accept_clear", "store.encryption_key_files"], message);
+    }
     cookies(reader, tree, parts);
     store(reader, tree, parts);
     routes(reader, tree, parts);

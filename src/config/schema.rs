@@ -201,6 +201,7 @@ fn store(section: &mut Section<'_>) -> Store {
         sentinel_password: section.value("sentinel_password_file", password_file, None),
         wait_replicas: section.value("wait_replicas", small_count, 0),
         encryption_key_files: section.list("encryption_key_files", sealing, Vec::new()),
+        accept_clear: section.value("accept_clear", boolean, true),
         on_unreadable: section.value(
             "on_unreadable",
             one_of(

@@ -127,6 +127,8 @@ pub struct Store {
     pub wait_replicas: u16,
     /// How records are written (the first) and read (all of them). Empty: in clear.
     pub encryption_key_files: Vec<Sealing>,
+    /// Whether records in clear are read, too, where there are keys.
+    pub accept_clear: bool,
     /// What becomes of a record that cannot be read.
     pub on_unreadable: OnUnreadable,
 }

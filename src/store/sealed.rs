@@ -81,7 +81,7 @@ impl SealedStore {
             return if self.seals().any(|seal| matches!(seal, Seal::Clear)) {
                 Ok(payload.clone())
             } else {
-                let detail = "store.encryption_key_files does not list \"clear\"";
+                let detail = "store.accept_clear is false";
                 Err(Unreadable::new(Flaw::NotSealed, detail))
             };
         }

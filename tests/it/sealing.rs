@@ -190,10 +190,13 @@ async fn sealing_is_turned_on_rotated_and_turned_off_under_load_without_a_failed
     let builder = world.builder.clone().set("session.idle_timeout", "10s");
     let (old, new) = (KeyFile::new("old.key"), KeyFile::new("new.key"));
     let clear = "clear".to_owned();
-    let start = async |entries: &[String]| Arc::new(with_keys(builder.clone(), entries).start().await);
+    let start = async |entries: &[String], accept_clear: bool| {
+        let builder = with_keys(builder.clone(), entries).set("store.accept_clear", accept_clear);
+        Arc::new(builder.start().await)
+    };
     let shoppers = Arc::new(Shoppers {
         stop: AtomicBool::new(false),
-        replicas: [RwLock::new(start(&[]).await), RwLock::new(start(&[]).await)],
+        replicas: [RwLock::new(start(&[], true).await), RwLock::new(start(&[], true).await)],
         served: AtomicUsize::new(0),
         came: AtomicUsize::new(0),
     });
@@ -204,21 +207,21 @@ async fn sealing_is_turned_on_rotated_and_turned_off_under_load_without_a_failed
     });
 
     let in_clear = vec![1_u8];
-    // A list, and what all records begin with before the next one.
-    let steps: [(Vec<String>, Option<Vec<u8>>); 9] = [
-        (vec![clear.clone(), old.entry()], None),
-        (vec![old.entry(), clear.clone()], Some(old.mark())),
-        (vec![old.entry()], None),
-        (vec![old.entry(), new.entry()], None),
-        (vec![new.entry(), old.entry()], Some(new.mark())),
-        (vec![new.entry()], None),
-        (vec![new.entry(), clear.clone()], None),
-        (vec![clear.clone(), new.entry()], Some(in_clear)),
-        (Vec::new(), None),
+    // A list, whether records in clear are accepted, and what all records begin with before the next step.
+    let steps: [(Vec<String>, bool, Option<Vec<u8>>); 9] = [
+        (vec![clear.clone(), old.entry()], true, None),
+        (vec![old.entry()], true, Some(old.mark())),
+        (vec![old.entry()], false, None),
+        (vec![old.entry(), new.entry()], false, None),
+        (vec![new.entry(), old.entry()], false, Some(new.mark())),
+        (vec![new.entry()], false, None),
+        (vec![new.entry()], true, None),
+        (vec![clear.clone(), new.entry()], true, Some(in_clear)),
+        (Vec::new(), true, None),
     ];
-    for (entries, until) in steps {
+    for (entries, accept_clear, until) in steps {
         for replica in &shoppers.replicas {
-            let next = start(&entries).await;
+            let next = start(&entries, accept_clear).await;
             *replica.write().await = next;
             let before = served();
             eventually("requests through the new replica", MINUTE, async || {
@@ -339,7 +342,7 @@ fn bad_values(good: &[u8], of_another: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
 async fn what_cannot_be_read_is_an_outage_under_reject_and_a_new_session_under_replace() {
     let world = World::new().await;
     let key = KeyFile::new("only.key");
-    let builder = with_keys(world.builder.clone(), &[key.entry()]);
+    let builder = with_keys(world.builder.clone(), &[key.entry()]).set("store.accept_clear", false);
     let reject = builder.clone().start().await;
     let replace = builder.set("store.on_unreadable", "replace").start().await;
     let (id, other) = (InstallId::random(), InstallId::random());
