@@ -7,6 +7,7 @@ mod admin;
 mod announce;
 mod parts;
 mod probes;
+mod sealing;
 
 use std::fmt;
 use std::net::SocketAddr;

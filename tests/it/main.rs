@@ -22,6 +22,7 @@ mod outage;
 mod proxying;
 mod redundancy;
 mod rolling;
+mod sealing;
 mod secrets;
 mod service_manager;
 mod shutdown;
