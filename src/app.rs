@@ -310,10 +310,12 @@ fn read_sources(
     metrics.read_from(Source::UpstreamReuses, move || stats.stats().reused);
     let stats = upstream.clone();
     metrics.read_from(Source::UpstreamRetries, move || stats.stats().retries);
-    let pending = Arc::clone(pending);
-    metrics.read_from(Source::CommitsPending, move || {
-        u64::try_from(pending.len()).unwrap_or(u64::MAX)
-    });
+    let waiting = Arc::clone(pending);
+    metrics.read_from(Source::CommitsPending, move || waiting.len() as u64);
+    let waiting = Arc::clone(pending);
+    metrics.read_from(Source::CommitsPendingBytes, move || waiting.bytes() as u64);
+    let waiting = Arc::clone(pending);
+    metrics.read_from(Source::CommitsPendingAge, move || waiting.age().as_secs());
     let readiness = Arc::clone(readiness);
     metrics.read_from(Source::Ready, move || u64::from(readiness.is_ready()));
 }

@@ -65,6 +65,7 @@ impl World {
                     version: next,
                     expires_at: Timestamp::MAX,
                     record,
+                    lineage: None,
                 });
             }
             Action::Remove => self.now = None,
