@@ -215,7 +215,11 @@ impl Change {
     #[must_use]
     pub fn decide(&self, sessions: &Sessions, now: Option<&Arc<Snapshot>>) -> (Settled, Action, Version) {
         // Where the store went back in time, the number does not.
-        let sent = self.sent.as_ref().zip(now).filter(|(sent, now)| sent.record.born() == now.record.born());
+        let sent = self
+            .sent
+            .as_ref()
+            .zip(now)
+            .filter(|(sent, now)| sent.record.born() == now.record.born());
         let before = now.map_or(0, |now| now.version.seq);
         let next = Version {
             seq: before.max(sent.map_or(0, |(sent, _)| sent.base())).saturating_add(1),

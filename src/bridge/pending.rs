@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::change::{Change, Settled};
 use super::change::Outcome;
+use super::change::{Change, Settled};
 use super::lead::LEASE_TTL;
 use super::sessions::Sessions;
 use crate::metrics::{Abandoned, Metrics};
@@ -26,8 +26,8 @@ use crate::session::record::Snapshot;
 use crate::session::store::{Acquired, Key, LeaseEnd, LeaseToken, StoreError};
 
 use losses::Losses;
-use queue::{Overlay, Queue, Waiting};
 pub use queue::{MAX_AGE, MAX_BYTES, MAX_CHANGES};
+use queue::{Overlay, Queue, Waiting};
 
 /// The first pause between two attempts, and the longest. A store that is seen to answer again ends a pause.
 const TRY_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));

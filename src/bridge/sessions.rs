@@ -158,7 +158,10 @@ impl Sessions {
         if let Some(removal) = Removal::of(record, self.now()) {
             self.remember(&Removal::key(key), removal).await?;
         }
-        match self.timed(StoreOp::Remove, self.store.remove(key, record.version)).await? {
+        match self
+            .timed(StoreOp::Remove, self.store.remove(key, record.version))
+            .await?
+        {
             Removed::Done => Ok(Written::Done),
             Removed::Conflict(stored) => Ok(Written::Conflict(read(stored.as_ref())?)),
         }
@@ -181,8 +184,12 @@ impl Sessions {
             ttl: REMEMBERED,
             payload: removal.encode()?,
         };
-        let created = self.timed(StoreOp::Create, self.store.create(key, new.clone(), None)).await?;
-        let Created::Lost(mut before) = created else { return Ok(()) };
+        let created = self
+            .timed(StoreOp::Create, self.store.create(key, new.clone(), None))
+            .await?;
+        let Created::Lost(mut before) = created else {
+            return Ok(());
+        };
         for _ in 0..MAX_REMEMBER {
             let replace = self.store.replace(key, before.version, new.clone(), None);
             before = match self.timed(StoreOp::Replace, replace).await? {
