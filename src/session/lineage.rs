@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::clock::Timestamp;
-use super::record::{Record, Snapshot};
+use super::record::Snapshot;
 use super::store::Version;
 
 /// Where a change came to lie in the store.
@@ -139,12 +139,22 @@ pub(super) struct Known {
 
 impl Known {
     /// `None` when `sent` was another record.
-    pub(super) fn of(record: &Record, sent: &Snapshot) -> Option<Self> {
+    pub(super) fn of(now: &Snapshot, sent: &Snapshot) -> Option<Self> {
+        let born = now.record.born();
+        let same = sent.record.born() == born;
+        if now.lineage.is_some() {
+            // Both are of this replica, and so are the numbers, predicted or not.
+            return same.then_some(Self {
+                after: sent.version.seq,
+                own: Vec::new(),
+                birth: true,
+            });
+        }
         let own: Vec<u64> = sent.lineage.as_ref().map_or_else(Vec::new, |lineage| {
             let own = lineage.own().into_iter();
-            own.filter(|at| at.born == record.born()).map(|at| at.seq).collect()
+            own.filter(|at| at.born == born).map(|at| at.seq).collect()
         });
-        if sent.record.born() == record.born() {
+        if same {
             return Some(Self {
                 after: sent.base(),
                 own,
@@ -153,7 +163,7 @@ impl Known {
         }
         (!own.is_empty()).then(|| Self {
             after: 0,
-            birth: own.contains(&record.born().seq),
+            birth: own.contains(&born.seq),
             own,
         })
     }

@@ -158,7 +158,7 @@ fn heal(sent: Option<&Snapshot>, now: Option<&Snapshot>) -> Option<Snapshot> {
 
 /// Whether the record that the request was sent with is gone.
 fn is_removed(sent: Option<&Snapshot>, now: Option<&Snapshot>) -> bool {
-    sent.is_some_and(|sent| now.is_none_or(|now| Known::of(&now.record, sent).is_none()))
+    sent.is_some_and(|sent| now.is_none_or(|now| Known::of(now, sent).is_none()))
 }
 
 /// The last `Set-Cookie` for each key, in order: what a browser would end up with.
@@ -215,7 +215,7 @@ fn judge(sent: Option<&Snapshot>, now: Option<&Snapshot>, says: &Cookie, said: &
     let key = says.key();
     let before = sent.and_then(|sent| live(sent, &key, said.at)).map(Cookie::value);
     let present = now.and_then(|now| live(now, &key, said.at)).map(Cookie::value);
-    let since = now.and_then(|now| now.record.changed_since(&key, sent));
+    let since = now.and_then(|now| now.changed_since(&key, sent));
     let same_value = before.is_some() && before == present;
     // What the record held went with it.
     let removed = before.is_some() && is_removed(sent, now);

@@ -163,31 +163,6 @@ impl Record {
         }
     }
 
-    /// The highest rank of any change to `key` since a request was sent with `sent` (rule C1); `None` when nobody
-    /// changed it. For a request that was sent with another record, or none, everything here is a change.
-    ///
-    /// The numbers of the versions tell, but for one case: a store that lost its last writes in a failover gives their
-    /// numbers again. Then the history tells, see [`Record::diverged`].
-    pub(super) fn changed_since(&self, key: &CookieKey, sent: Option<&Snapshot>) -> Option<Rank> {
-        let known = sent.and_then(|sent| Known::of(self, sent));
-        let recorded = self
-            .history
-            .iter()
-            .find(|changes| changes.key == *key)
-            .and_then(|changes| {
-                RANKS.into_iter().find(|rank| {
-                    let seq = last(&changes.last, *rank);
-                    seq > 0
-                        && (!known.as_ref().is_some_and(|known| known.has(seq))
-                            || sent.is_some_and(|sent| self.diverged(changes, *rank, sent)))
-                })
-            });
-        if known.is_some_and(|known| known.birth) {
-            return recorded;
-        }
-        recorded.max(self.jar.get(key).map(|_| self.born_rank))
-    }
-
     /// Whether the last change of that rank, whose number the request should know, is one that it cannot have known: it
     /// is another one than `sent` tells of, and later.
     fn diverged(&self, changes: &Changes, rank: Rank, sent: &Snapshot) -> bool {
@@ -320,6 +295,27 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The highest rank of any change to `key` since a request was sent with `sent` (rule C1); `None` when nobody
+    /// changed it. For a request that was sent with another record, or none, everything here is a change.
+    ///
+    /// The numbers of the versions tell, but for one case: a store that lost its last writes in a failover gives their
+    /// numbers again. Then the history tells, see [`Record::diverged`].
+    pub(super) fn changed_since(&self, key: &CookieKey, sent: Option<&Self>) -> Option<Rank> {
+        let known = sent.and_then(|sent| Known::of(self, sent));
+        let record = &self.record;
+        let is_news = |changes: &Changes, rank| {
+            let seq = last(&changes.last, rank);
+            let known = known.as_ref().is_some_and(|known| known.has(seq));
+            seq > 0 && (!known || sent.is_some_and(|sent| record.diverged(changes, rank, sent)))
+        };
+        let changes = record.history.iter().find(|changes| changes.key == *key);
+        let recorded = changes.and_then(|changes| RANKS.into_iter().find(|rank| is_news(changes, *rank)));
+        if known.as_ref().is_some_and(|known| known.birth) {
+            return recorded;
+        }
+        recorded.max(record.jar.get(key).map(|_| record.born_rank))
+    }
+
     /// The last stored version of the record that this builds on; 0 for none.
     #[must_use]
     pub fn base(&self) -> u64 {
