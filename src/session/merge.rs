@@ -29,7 +29,7 @@
 //!
 //! | *now*, compared with *sent* | outcome |
 //! |---|---|
-//! | an older version of the same record, nobody changed it since | what was sent is the newer truth: any response that sets a cookie stores it again, the cookies that it does not name too |
+//! | an older version of the same record, nobody changed it since | what was sent is the newer truth: a response that is stored stores it again, the cookies that it does not name too |
 //! | an older or the same number, changed since the loss | those changes count as changes since, by the table; all else is as it was sent |
 //! | no record, or one that was begun anew | not to be told from a log-out: as by C3, so at worst the installation logs in again |
 //!
@@ -149,7 +149,8 @@ pub fn merge(
 /// What the request was sent with, in the place of an older state of it that the store went back to.
 fn heal(sent: Option<&Snapshot>, now: Option<&Snapshot>) -> Option<Snapshot> {
     let (sent, now) = sent.zip(now)?;
-    let lost = sent.lineage.is_none() && now.version.seq < sent.version.seq;
+    let stored = sent.lineage.is_none() && now.lineage.is_none();
+    let lost = stored && now.version.seq < sent.version.seq;
     (lost && now.record.is_rewound_from(sent)).then(|| Snapshot {
         record: sent.record.clone(),
         ..now.clone()

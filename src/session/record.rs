@@ -164,15 +164,18 @@ impl Record {
     }
 
     /// Whether the last change of that rank, whose number the request should know, is one that it cannot have known: it
-    /// is another one than `sent` tells of, and later.
+    /// came after the last one that `sent` tells of.
     fn diverged(&self, changes: &Changes, rank: Rank, sent: &Snapshot) -> bool {
         let sent = &sent.record;
         if sent.born != self.born {
             return false;
         }
         let before = sent.history.iter().find(|before| before.key == changes.key);
-        last(&changes.last, rank) != before.map_or(0, |before| last(&before.last, rank))
-            && changes.at > before.map_or_else(|| sent.changed_at(), |before| before.at)
+        let seq = last(&changes.last, rank);
+        let is_another = seq != before.map_or(0, |before| last(&before.last, rank));
+        // Its time is that of the last of them.
+        let is_last = changes.last.iter().all(|other| *other <= seq);
+        (is_another || is_last) && changes.at > before.map_or_else(|| sent.changed_at(), |before| before.at)
     }
 
     /// Whether this is what `sent`, a later version of the same record, once was: the store lost the writes between,
