@@ -1,7 +1,7 @@
 //! Changes that the store could not take (rule F3): kept here, tried again in the background until they are stored or
 //! superseded, and served by this replica meanwhile.
 //!
-//! They are bounded: in number, in memory and in time, see [`queue`]. What the bounds make give up is counted by its
+//! They are bounded: in number, in memory and in time, see [`MAX_CHANGES`], [`MAX_BYTES`] and [`MAX_AGE`]. What the bounds make give up is counted by its
 //! reason, and told.
 
 mod losses;

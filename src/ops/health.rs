@@ -319,9 +319,9 @@ mod tests {
         let after = |answer: bool| {
             clock.advance(Duration::from_millis(500));
             if answer {
-                store.ok()
+                store.ok();
             } else {
-                store.failed("no answer")
+                store.failed("no answer");
             }
             seen(&readiness).0
         };

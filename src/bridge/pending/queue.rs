@@ -12,7 +12,7 @@ use crate::session::lineage::{Chain, Landed, Lineage};
 use crate::session::merge::Effect;
 use crate::session::record::{IN_FLIGHT_HORIZON, Snapshot};
 use crate::session::removal::REMEMBERED;
-use crate::session::store::{Key, LeaseToken};
+use crate::session::store::{Key, LeaseToken, Version};
 
 /// The most changes that wait.
 pub const MAX_CHANGES: usize = 10_000;
@@ -48,7 +48,7 @@ pub(super) struct Waiting {
 struct Entry {
     lineage: Lineage,
     /// The beginning of the stored record that they build on.
-    born: Option<crate::session::store::Version>,
+    born: Option<Version>,
     /// The record as it is with all of them: what this replica serves.
     overlay: Option<Arc<Snapshot>>,
     /// When the overlay is to be forgotten if nobody uses it.
@@ -280,10 +280,11 @@ impl Entry {
         let Some(newer) = newer else { return };
         self.born = Some(newer.record.born());
         self.lineage = self.lineage.rebased(newer);
-        let changes = self.changes.iter();
-        self.overlay = changes.fold(Some(Arc::clone(newer)), |record, waiting| {
-            waiting.change.decide(sessions, record.as_ref()).0.snapshot
-        });
+        let mut overlay = Some(Arc::clone(newer));
+        for waiting in &self.changes {
+            overlay = waiting.change.decide(sessions, overlay.as_ref()).0.snapshot;
+        }
+        self.overlay = overlay;
     }
 
     fn used(&mut self, sessions: &Sessions) {

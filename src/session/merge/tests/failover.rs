@@ -36,10 +36,10 @@ fn after(
 }
 
 /// One response after the other, each to a request that was sent with what is there.
-fn line(from: Option<Snapshot>, second: u64, steps: &[(Rank, &str)]) -> Vec<Snapshot> {
+fn line(from: Option<&Snapshot>, second: u64, steps: &[(Rank, &str)]) -> Vec<Snapshot> {
     let mut states: Vec<Snapshot> = Vec::new();
     for (index, (rank, says)) in steps.iter().enumerate() {
-        let now = states.last().or(from.as_ref());
+        let now = states.last().or(from);
         let lines: Vec<&str> = says.split(" & ").collect();
         let next = after(now, now, *rank, &lines, second + index as u64).0;
         states.push(next.unwrap());
@@ -138,7 +138,7 @@ fn c1_changes_since_the_loss_count_whatever_number_they_have() {
                 (Rank::Safe, "z=2; Path=/"),
                 (Rank::Safe, "z=3; Path=/"),
             ]);
-            let forked = line(Some(versions[lost_from - 1].clone()), 20, &steps[..=others]);
+            let forked = line(Some(&versions[lost_from - 1]), 20, &steps[..=others]);
             let (next, merged) = after(Some(sent), forked.last(), says.0, &[says.1], 40);
             let jar = jar(next.as_ref());
             assert!(jar.starts_with(expected), "{fork:?} {says:?} {others}: {jar}");
@@ -217,7 +217,7 @@ proptest! {
         }
         let sent = states.last().unwrap();
         let kept = &states[states.len().saturating_sub(1 + back)];
-        let forked = line(Some(kept.clone()), 50, &[(Rank::Auth, "sid=fork; Path=/")]);
+        let forked = line(Some(kept), 50, &[(Rank::Auth, "sid=fork; Path=/")]);
         let next = after(Some(sent), forked.last(), late, &[&says], 100).0;
         prop_assert!(jar(next.as_ref()).contains("sid=fork"));
     }
