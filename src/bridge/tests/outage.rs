@@ -65,7 +65,7 @@ async fn s3_renewals_that_are_answered_late_cost_no_lease() {
     let world = World::new();
     let here = world.replica();
     let leader = here.post().await;
-    world.store.late_leases.store(1900, Ordering::SeqCst);
+    world.store.late_leases.store(2100, Ordering::SeqCst);
     for _ in 0..200 {
         tokio::time::sleep(ms(50)).await;
         let (_, lease) = world.store.inner.observe(&KEY).await.unwrap();

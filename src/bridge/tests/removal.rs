@@ -137,3 +137,20 @@ async fn c3_only_the_end_of_a_young_session_is_remembered() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn f3_a_change_that_may_be_stored_is_not_superseded() {
+    let world = World::new();
+    let (link, here) = world.linked();
+    here.whole(false, ms(1), &["sid=a; Path=/", "cart=0; Path=/"]).await;
+    let ready = here.get().await;
+    break_at_next_change(&link, true);
+    here.respond(&ready, Rank::Unsafe, &["cart=; Max-Age=0; Path=/"], None)
+        .await;
+    let next = here.get().await;
+    assert_eq!(jar(next.snapshot.as_deref()), "sid=a");
+    here.respond(&next, Rank::Unsafe, &["cart=2; Path=/"], None).await;
+    assert_eq!(here.pending.len(), 2);
+    back(&link, &here).await;
+    assert_eq!(jar(here.get().await.snapshot.as_deref()), "sid=a; cart=2");
+}
