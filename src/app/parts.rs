@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::StartError;
+use super::{StartError, sealing};
 use crate::bridge::access::ApiKeys;
 use crate::bridge::acquire::Acquire;
 use crate::bridge::commit::Commit;
@@ -20,8 +20,11 @@ use crate::bridge::refuse::Refusal;
 use crate::bridge::route::{Route, Routes, SessionUse};
 use crate::bridge::sessions::Sessions;
 use crate::bridge::touch::Touch;
+use crate::bridge::unreadable::OnUnreadable;
 use crate::bridge::{self};
-use crate::config::{self, Config, IdFormat, OnMissing, OnStoreError, RouteSession, StoreUrl};
+use crate::config::{
+    self, Config, IdFormat, OnMissing, OnStoreError, RedisTopology, RedisUrl, RouteSession, Secret, StoreUrl,
+};
 use crate::lifecycle::Drain;
 use crate::metrics::Metrics;
 use crate::session::clock::Clock;
@@ -30,7 +33,7 @@ use crate::session::install_id::Format;
 use crate::session::record::{CookiePolicy, Lifetime};
 use crate::session::store::SessionStore;
 use crate::store::memory::MemoryStore;
-use crate::store::redis::{RedisOptions, RedisStore};
+use crate::store::redis::{Address, Login, RedisOptions, RedisStore};
 use crate::store::sql::SqliteStore;
 use crate::wire::headers::TrustedProxies;
 use crate::wire::server::{Edge, EdgeRefusal, EdgeStats, ServerOptions};
@@ -39,11 +42,19 @@ use crate::wire::upstream::{Upstream, UpstreamOptions};
 /// How long a client may hold up a body, in either direction; nginx's default for both.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Opens the store that the URL names.
+/// Opens the store that the URL names, with the layers that belong over it.
 ///
 /// # Errors
 /// When the file of an embedded store cannot be opened. A server that does not answer is no error.
 pub async fn open_store(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Arc<dyn SessionStore>, StartError> {
+    sealing::over(
+        open_backend(store, clock).await?,
+        &store.encryption_key_files,
+        store.accept_clear,
+    )
+}
+
+async fn open_backend(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Arc<dyn SessionStore>, StartError> {
     let failed = |error: &dyn std::fmt::Display| StartError(format!("store.url: {error}"));
     Ok(match &store.url {
         StoreUrl::Memory => Arc::new(MemoryStore::new(clock)),
@@ -52,15 +63,45 @@ pub async fn open_store(store: &config::Store, clock: Arc<dyn Clock>) -> Result<
                 .await
                 .map_err(|error| failed(&error))?,
         ),
-        StoreUrl::Redis { url } => {
-            let options = RedisOptions {
-                url: url.expose().to_owned(),
-                timeout: store.timeout,
-                key_prefix: store.key_prefix.clone(),
-            };
-            Arc::new(RedisStore::connect(options, clock).map_err(|error| failed(&error))?)
-        }
+        StoreUrl::Redis(url) => Arc::new(RedisStore::connect(redis(url, store)?, clock)),
     })
+}
+
+fn redis(url: &RedisUrl, store: &config::Store) -> Result<RedisOptions, StartError> {
+    let missing = |what: &str| StartError(format!("store.url: {what} is not available in this version"));
+    if url.tls {
+        return Err(missing("TLS"));
+    }
+    if store.wait_replicas > 0 {
+        return Err(missing("store.wait_replicas"));
+    }
+    let (server, database) = match &url.topology {
+        RedisTopology::One { server, database } => (address(server), *database),
+        RedisTopology::Sentinel { .. } => return Err(missing("Sentinel")),
+        RedisTopology::Cluster { .. } => return Err(missing("a cluster")),
+    };
+    Ok(RedisOptions {
+        server,
+        login: login(url.username.as_ref(), url.password.as_ref().or(store.password.as_ref())),
+        database,
+        timeout: store.timeout,
+        key_prefix: store.key_prefix.clone(),
+    })
+}
+
+fn address(address: &config::Address) -> Address {
+    Address {
+        host: address.host.clone(),
+        port: address.port,
+    }
+}
+
+fn login(username: Option<&Secret>, password: Option<&Secret>) -> Login {
+    let text = |secret: &Secret| secret.expose().to_owned();
+    Login {
+        username: username.map(text),
+        password: password.map(text),
+    }
 }
 
 /// The way to the backend.
@@ -98,7 +139,11 @@ pub(super) fn sessions(
         idle_timeout: session.idle_timeout,
         max_age: session.max_age,
     };
-    Arc::new(Sessions::new(store, clock, metrics, policy, lifetime))
+    let on_unreadable = match config.store.on_unreadable {
+        config::OnUnreadable::Reject => OnUnreadable::Reject,
+        config::OnUnreadable::Replace => OnUnreadable::Replace,
+    };
+    Arc::new(Sessions::new(store, clock, metrics, policy, lifetime).on_unreadable(on_unreadable))
 }
 
 /// The edge, its refusals rendered by the bridge's one table.

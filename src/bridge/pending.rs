@@ -249,7 +249,7 @@ impl Pending {
             let landed = match self.carry(key, &waiting).await {
                 Ok(Some(settled)) => settled.landed,
                 Ok(None) => return Ok(()),
-                Err(error @ StoreError::Corrupt(_)) => {
+                Err(error @ (StoreError::Corrupt(_) | StoreError::Unreadable(_))) => {
                     tracing::error!(install = %key, %error, "what the store holds cannot be read");
                     self.losses.tell(Some(key), Abandoned::Unreadable, 1);
                     None

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use super::document::{Node, Table, Value};
 use super::reader::Reader;
 use super::schema::Parts;
+use super::sealing::{Sealing, same_twice};
 use super::sections::{Route, RouteSession};
+use super::url::StoreUrl;
 
 /// Reports every contradiction.
 pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
@@ -24,7 +26,23 @@ pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
         );
     }
     keys(reader, tree);
+    if let Some((one, other)) = same_twice(&parts.store.encryption_key_files) {
+        let message = match other {
+            Sealing::Clear => "\"clear\" is listed twice".to_owned(),
+            Sealing::Key(_) => format!("{one} and {other} hold the same key"),
+        };
+        reader.contradiction(tree, &["store.encryption_key_files"], &message);
+    }
+    let sealing = &parts.store.encryption_key_files;
+    if !parts.store.accept_clear && !sealing.iter().any(|entry| matches!(entry, Sealing::Key(_))) {
+        let message = "without a key in encryption_key_files, sessions are stored in clear, and could not be read";
+        reader.contradiction(tree, &["store.accept_clear", "store.encryption_key_files"], message);
+    } else if !parts.store.accept_clear && sealing.iter().any(|entry| matches!(entry, Sealing::Clear)) {
+        let message = "encryption_key_files lists \"clear\", which accept_clear = false refuses";
+        reader.contradiction(tree, &["store.accept_clear", "store.encryption_key_files"], message);
+    }
     cookies(reader, tree, parts);
+    store(reader, tree, parts);
     routes(reader, tree, parts);
 }
 
@@ -61,6 +79,73 @@ fn cookies(reader: &mut Reader, tree: &Table, parts: &Parts) {
     if session.id_cookies.iter().any(|name| is_lost(name.as_str())) {
         let message = "names a cookie that session.cookies does not keep";
         reader.contradiction(tree, &["session.id_cookies", "session.cookies"], message);
+    }
+}
+
+/// What is set for a store that has no use for it.
+fn store(reader: &mut Reader, tree: &Table, parts: &Parts) {
+    let store = &parts.store;
+    let mut contradiction = |keys: &[&str], message: &str| reader.contradiction(tree, keys, message);
+    let tls = [
+        ("store.tls.ca", store.tls.ca.is_some()),
+        ("store.tls.cert", store.tls.cert.is_some()),
+        ("store.tls.key", store.tls.key.is_some()),
+    ];
+    let sentinel = [
+        ("store.sentinel_username", store.sentinel_username.is_some()),
+        ("store.sentinel_password_file", store.sentinel_password.is_some()),
+    ];
+    let redis = [
+        ("store.password_file", store.password.is_some()),
+        ("store.wait_replicas", store.wait_replicas > 0),
+    ];
+    let set = |keys: &[(&'static str, bool)]| keys.iter().filter(|(_, set)| *set).map(|(key, _)| *key).next();
+    let StoreUrl::Redis(url) = &store.url else {
+        for key in [set(&tls), set(&sentinel), set(&redis)].into_iter().flatten() {
+            contradiction(
+                &[key, "store.url"],
+                "is for a store in Redis, and store.url names another one",
+            );
+        }
+        return;
+    };
+    match set(&tls) {
+        Some(key) if !url.tls => {
+            contradiction(
+                &[key, "store.url"],
+                "store.url is of no TLS: write rediss:// in place of redis://",
+            );
+        }
+        _ if store.tls.cert.is_some() != store.tls.key.is_some() => {
+            contradiction(
+                &["store.tls.cert", "store.tls.key"],
+                "cert and key belong together: both or neither",
+            );
+        }
+        _ => {}
+    }
+    match set(&sentinel) {
+        Some(key) if !url.has_sentinels() => {
+            contradiction(
+                &[key, "store.url"],
+                "there are no sentinels in store.url: redis-sentinel://…",
+            );
+        }
+        Some(key) if store.sentinel_password.is_none() => {
+            contradiction(&[key], "a user needs a password: set sentinel_password_file too");
+        }
+        _ => {}
+    }
+    match (&url.username, &url.password, &store.password) {
+        (_, Some(_), Some(_)) => contradiction(
+            &["store.password_file", "store.url"],
+            "there is a password in store.url too: keep it in one place",
+        ),
+        (Some(_), None, None) => contradiction(
+            &["store.url", "store.password_file"],
+            "names a user without a password: add it, user:password@, or set store.password_file",
+        ),
+        _ => {}
     }
 }
 

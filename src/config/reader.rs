@@ -49,7 +49,13 @@ impl Reader {
         name: &'static str,
         read: impl FnOnce(&mut Section<'_>) -> T,
     ) -> T {
-        let table = match tree.get(name).map(|entry| &entry.node) {
+        let table = self.inner(name, tree.get(name).map(|entry| &entry.node));
+        self.table(name, table, read)
+    }
+
+    /// The table that `node`, the value of `path`, should be.
+    fn inner<'t>(&mut self, path: &str, node: Option<&'t Node>) -> Option<&'t Table> {
+        match node {
             None => None,
             Some(Node {
                 value: Value::Table(table),
@@ -60,15 +66,14 @@ impl Reader {
                 ..
             }) => {
                 let message = format!("is a table: set its keys one by one, as {variable}__KEY");
-                self.push(Origin::Env(variable.clone()), name, message);
+                self.push(Origin::Env(variable.clone()), path, message);
                 None
             }
             Some(node) => {
-                self.push(node.origin.clone(), name, format!("is a table: write [{name}]"));
+                self.push(node.origin.clone(), path, format!("is a table: write [{path}]"));
                 None
             }
-        };
-        self.table(name, table, read)
+        }
     }
 
     /// Reads the tables of a list of tables, `[[name]]`; the nodes come with them, for what they say together.
@@ -284,6 +289,14 @@ impl<'a> Section<'a> {
         list
     }
 
+    /// Reads the table `key` within this one.
+    pub(super) fn table<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
+        let path = format!("{}.{key}", self.path);
+        let node = self.ask(key).map(|entry| &entry.node);
+        let table = self.reader.inner(&path, node);
+        self.reader.table(&path, table, read)
+    }
+
     /// A key that must be set, in a table that was read from `node`.
     pub(super) fn required<T>(
         &mut self,
@@ -326,11 +339,13 @@ impl<'a> Section<'a> {
 
 /// Where the value of a key such as `store.url` was set.
 fn origin_of(tree: &Table, path: &str) -> Option<Origin> {
-    let (section, key) = path.split_once('.')?;
-    let Value::Table(table) = &tree.get(section)?.node.value else {
-        return None;
+    let Some((section, key)) = path.split_once('.') else {
+        return Some(tree.get(path)?.node.origin.clone());
     };
-    Some(table.get(key)?.node.origin.clone())
+    match &tree.get(section)?.node.value {
+        Value::Table(table) => origin_of(table, key),
+        _ => None,
+    }
 }
 
 /// The environment variable, less the prefix, for a key such as `store.url`.
@@ -353,7 +368,7 @@ fn variable_hint(variable: &str, known: &[String]) -> String {
 
 /// What to say of an unknown key: the nearest one in its table, else one in any table, else all of its table.
 fn key_hint(path: &str, known: &[String], sections: &[&str]) -> String {
-    let (section, key) = path.split_once('.').unwrap_or(("", path));
+    let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
     let siblings: Vec<_> = match section {
         "" => sections.to_vec(),
         _ => known
@@ -368,11 +383,12 @@ fn key_hint(path: &str, known: &[String], sections: &[&str]) -> String {
     }
 }
 
-/// The known path whose last part is nearest to `key`.
+/// The known path of two parts whose last is nearest to `key`; short names of inner tables are near to anything.
 fn nearest_anywhere<'a>(key: &str, known: &'a [String]) -> Option<&'a str> {
-    let last = |path: &'a str| path.rsplit_once('.').map_or(path, |(_, last)| last);
-    let near = nearest(key, known.iter().map(|path| last(path)))?;
-    known.iter().map(String::as_str).find(|path| last(path) == near)
+    let split = |path: &'a String| path.split_once('.').filter(|(_, last)| !last.contains('.'));
+    let near = nearest(key, known.iter().filter_map(split).map(|(_, last)| last))?;
+    let found = |path: &&'a String| split(path).is_some_and(|(_, last)| last == near);
+    known.iter().find(found).map(String::as_str)
 }
 
 /// The candidate that `name` is most likely meant to be, if any is near at all. Case does not count.

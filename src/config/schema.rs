@@ -8,15 +8,16 @@ use http::HeaderName;
 
 use super::document::{Node, Table};
 use super::reader::{Reader, Section};
+use super::sealing::sealing;
 use super::sections::{
-    Access, Create, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError, Ops, Route,
-    RouteSession, Server, Session, Store, Upstream,
+    Access, Create, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError, OnUnreadable,
+    Ops, Route, RouteSession, Server, Session, Store, StoreTls, Upstream,
 };
 use super::url::{StoreUrl, store_url, upstream_url};
 use super::value::{
     api_key, api_keys_file, boolean, cookie_glob, count, duration, health_path, install_id_header, json_pointer,
-    key_prefix, listen, method, network, one_of, only_false, optional_duration, path_glob, positive_duration, size,
-    token_file,
+    key_prefix, listen, method, network, one_of, only_false, optional_duration, optional_secret, password_file,
+    path_glob, pem_file, positive_duration, size, small_count, token_file,
 };
 use crate::session::glob::Glob;
 
@@ -180,7 +181,6 @@ fn session(section: &mut Section<'_>) -> Session {
 }
 
 fn store(section: &mut Section<'_>) -> Store {
-    section.unavailable(&["encryption_key_files"]);
     Store {
         url: section.value(
             "url",
@@ -191,6 +191,25 @@ fn store(section: &mut Section<'_>) -> Store {
         ),
         timeout: section.value("timeout", positive_duration, Duration::from_millis(250)),
         key_prefix: section.value("key_prefix", key_prefix, "session-bridge:".to_owned()),
+        password: section.value("password_file", password_file, None),
+        tls: section.table("tls", |tls| StoreTls {
+            ca: tls.value("ca", pem_file, None),
+            cert: tls.value("cert", pem_file, None),
+            key: tls.value("key", pem_file, None),
+        }),
+        sentinel_username: section.value("sentinel_username", optional_secret, None),
+        sentinel_password: section.value("sentinel_password_file", password_file, None),
+        wait_replicas: section.value("wait_replicas", small_count, 0),
+        encryption_key_files: section.list("encryption_key_files", sealing, Vec::new()),
+        accept_clear: section.value("accept_clear", boolean, true),
+        on_unreadable: section.value(
+            "on_unreadable",
+            one_of(
+                &[("reject", OnUnreadable::Reject), ("replace", OnUnreadable::Replace)],
+                &[],
+            ),
+            OnUnreadable::Reject,
+        ),
     }
 }
 

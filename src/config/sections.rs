@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 
+use super::sealing::Sealing;
 use super::secret::Secret;
 use super::url::{StoreUrl, UpstreamUrl};
 use crate::session::glob::Glob;
@@ -113,6 +114,34 @@ pub struct Store {
     pub timeout: Duration,
     /// What its keys start with.
     pub key_prefix: String,
+    /// What the file that `password_file` names holds: the password of the user of the URL, or of the default user.
+    /// `None` where the URL has one.
+    pub password: Option<Secret>,
+    /// Who the server is, and who we are, over TLS. All unset where the URL is of no TLS.
+    pub tls: StoreTls,
+    /// The user at the sentinels. `None` where the URL has none of them.
+    pub sentinel_username: Option<Secret>,
+    /// What the file that `sentinel_password_file` names holds.
+    pub sentinel_password: Option<Secret>,
+    /// How many replicas of Redis should have a change before it counts as done.
+    pub wait_replicas: u16,
+    /// How records are written (the first) and read (all of them). Empty: in clear.
+    pub encryption_key_files: Vec<Sealing>,
+    /// Whether records in clear are read, too, where there are keys.
+    pub accept_clear: bool,
+    /// What becomes of a record that cannot be read.
+    pub on_unreadable: OnUnreadable,
+}
+
+/// `store.tls`: the content of PEM files.
+#[derive(Clone, Debug, Default)]
+pub struct StoreTls {
+    /// The authorities that the server's certificate may come from; unset: those of this machine.
+    pub ca: Option<Secret>,
+    /// The certificate to show, with its chain. Set if and only if `key` is.
+    pub cert: Option<Secret>,
+    /// The key of `cert`.
+    pub key: Option<Secret>,
 }
 
 /// `[log]`: what is written to standard output.
@@ -187,6 +216,15 @@ pub enum OnStoreError {
     Reject,
     /// Forwarded without a session.
     Stateless,
+}
+
+/// `store.on_unreadable`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnreadable {
+    /// It stays, and its requests are treated as in an outage.
+    Reject,
+    /// It is removed, and its requests begin without a session.
+    Replace,
 }
 
 /// `route.session`.

@@ -193,6 +193,134 @@ fn stores_are_told_apart_and_shown_without_their_password() {
     }
     assert_eq!(shown("redis://user:p%40ss@h:6379/15"), "redis://h:6379/15");
     assert_eq!(shown("redis://:pass@h"), "redis://h");
+    assert_eq!(shown("valkeys://user:pass@h/1"), "valkeys://h/1");
+    assert_eq!(
+        shown("redis-sentinel://user:pass@a,b:1/m/2"),
+        "redis-sentinel://a,b:1/m/2"
+    );
+    assert_eq!(
+        shown("rediss-cluster://user:pass@a,[::1]:1"),
+        "rediss-cluster://a,[::1]:1"
+    );
+}
+
+/// What the URL says, in one line.
+fn redis(text: &str) -> String {
+    let store = with_upstream(&format!("store.url = \"{text}\"")).unwrap().store;
+    let StoreUrl::Redis(url) = &store.url else {
+        panic!("{text} is of Redis")
+    };
+    let list = |addresses: &[Address]| {
+        let shown = addresses
+            .iter()
+            .map(|address| format!("{} {}", address.host, address.port));
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    let topology = match &url.topology {
+        RedisTopology::One { server, database } => format!("{} db {database}", list(std::slice::from_ref(server))),
+        RedisTopology::Sentinel {
+            sentinels,
+            master,
+            database,
+        } => format!("{} says where {master} is, db {database}", list(sentinels)),
+        RedisTopology::Cluster { seeds } => format!("{} of a cluster", list(seeds)),
+    };
+    let shown = |secret: &Option<Secret>| secret.as_ref().map_or("-".to_owned(), |text| text.expose().to_owned());
+    let tls = if url.tls { "tls " } else { "" };
+    format!("{tls}{topology} as {} {}", shown(&url.username), shown(&url.password))
+}
+
+#[test]
+fn the_urls_of_redis_say_where_it_is_and_who_we_are() {
+    for (text, meaning) in [
+        ("redis://h", "h 6379 db 0 as - -"),
+        ("redis://[fd00::1]/", "fd00::1 6379 db 0 as - -"),
+        ("valkey://h:1/15", "h 1 db 15 as - -"),
+        ("rediss://u:p%40%3a%C3%A9@h", "tls h 6379 db 0 as u p@:é"),
+        ("valkeys://:p@[::1]:7", "tls ::1 7 db 0 as - p"),
+        ("redis://:@h", "h 6379 db 0 as - -"),
+        (
+            "redis-sentinel://a/mymaster",
+            "a 26379 says where mymaster is, db 0 as - -",
+        ),
+        (
+            "rediss-sentinel://u:p@a,b:7,[::1],[::1]:8/my-1.x_y/3",
+            "tls a 26379, b 7, ::1 26379, ::1 8 says where my-1.x_y is, db 3 as u p",
+        ),
+        ("redis-cluster://u:p@a:7101,b", "a 7101, b 6379 of a cluster as u p"),
+        ("rediss-cluster://a/0", "tls a 6379 of a cluster as - -"),
+        ("valkeys-cluster://a/", "tls a 6379 of a cluster as - -"),
+    ] {
+        assert_eq!(redis(text), meaning, "{text}");
+    }
+}
+
+#[test]
+fn passwords_and_certificates_come_from_files_that_belong_to_the_url() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        format!("{:?}", path.display().to_string())
+    };
+    let password = file("password", "hunter 2\r\n");
+    let pem = file("pem", "-----BEGIN SOMETHING-----\n");
+    let with = |lines: &[&str]| with_upstream(&format!("[store]\n{}", lines.join("\n"))).map(|config| config.store);
+
+    let file_of = format!("password_file = {password}");
+    let url = "url = \"redis://user@h\"";
+    let store = with(&[url, &file_of]).unwrap();
+    assert_eq!(store.password.as_ref().unwrap().expose(), "hunter 2");
+    assert!(!format!("{store:?}").contains("hunter"));
+    let errors = with(&["url = \"redis://user:x@h\"", &file_of]).unwrap_err();
+    assert_eq!(
+        errors,
+        "bridge.toml:3: store.password_file: there is a password in store.url too: keep it in one place"
+    );
+    let errors = with(&[&file_of]).unwrap_err();
+    assert!(
+        errors.contains("store.password_file: is for a store in Redis"),
+        "{errors}"
+    );
+    for (content, expected) in [
+        ("\n", "the file holds no password"),
+        ("hunter2\nx\n", "the file must hold one line, the password"),
+    ] {
+        let errors = with(&[url, &format!("password_file = {}", file("bad", content))]).unwrap_err();
+        assert_eq!(errors, format!("bridge.toml:3: store.password_file: {expected}"));
+    }
+
+    let sentinel = format!("sentinel_password_file = {password}");
+    let lines = ["url = \"redis-sentinel://h/m\"", "sentinel_username = \"s\"", &sentinel];
+    let store = with(&lines).unwrap();
+    assert_eq!(store.sentinel_username.unwrap().expose(), "s");
+    assert_eq!(store.sentinel_password.unwrap().expose(), "hunter 2");
+
+    let tls = |keys: &str| format!("tls = {{ {keys} }}");
+    let all = tls(&format!("ca = {pem}, cert = {pem}, key = {pem}"));
+    let store = with(&["url = \"rediss://h\"", &all]).unwrap();
+    assert!(store.tls.ca.is_some() && store.tls.cert.is_some() && store.tls.key.is_some());
+    assert!(!format!("{store:?}").contains("SOMETHING"));
+    let errors = with(&["url = \"redis://h\"", &all]).unwrap_err();
+    assert_eq!(
+        errors,
+        "bridge.toml:3: store.tls.ca: store.url is of no TLS: write rediss:// in place of redis://"
+    );
+    for half in ["cert", "key"] {
+        let errors = with(&["url = \"rediss://h\"", &tls(&format!("{half} = {pem}"))]).unwrap_err();
+        assert_eq!(
+            errors,
+            format!("bridge.toml:3: store.tls.{half}: cert and key belong together: both or neither")
+        );
+    }
+    let file = format!("{UPSTREAM}[store]\nurl = \"rediss://h\"");
+    let variable = [("SESSION_BRIDGE_STORE__TLS__CA", pem.trim_matches('"'))];
+    assert!(load(&file, &variable).unwrap().store.tls.ca.is_some());
+    let errors = load(&file, &[("SESSION_BRIDGE_STORE__TLS__CERTS", "x")]).unwrap_err();
+    assert!(
+        errors.contains("did you mean `SESSION_BRIDGE_STORE__TLS__CERT`?"),
+        "{errors}"
+    );
 }
 
 /// The file (its first line is line 1), and the whole of the one error that it has.
@@ -270,6 +398,29 @@ const WRONG: &[(&str, &str)] = &[
     ("store.url = \"redis://\"", "bridge.toml:1: store.url: expected redis://HOST:PORT/DB; in a password, write / as %2F and @ as %40"),
     ("store.url = \"redis://h/zero\"", "bridge.toml:1: store.url: after the host comes the number of the database: redis://HOST:PORT/0"),
     ("store.url = \"redis://:a@b@h\"", "bridge.toml:1: store.url: in a user name or password, write @ : / [ ] % and what is not ASCII as %40 and so on"),
+    ("store.url = \"redis:h\"", "bridge.toml:1: store.url: redis: must be followed by //; expected memory:, sqlite://PATH or redis://HOST:PORT/DB"),
+    ("store.url = \"redis-sentinal://h\"", "bridge.toml:1: store.url: no such kind of store: expected memory:, sqlite://PATH or redis://HOST:PORT/DB; did you mean `redis-sentinel:`?"),
+    ("store.url = \"redis://h:0\"", "bridge.toml:1: store.url: after the host and a colon comes the port, from 1 to 65535"),
+    ("store.url = \"redis://h:65536\"", "bridge.toml:1: store.url: after the host and a colon comes the port, from 1 to 65535"),
+    ("store.url = \"redis://::1\"", "bridge.toml:1: store.url: an IPv6 address stands in brackets: [::1]:6379"),
+    ("store.url = \"redis://[::1\"", "bridge.toml:1: store.url: expected redis://HOST:PORT/DB; in a password, write / as %2F and @ as %40"),
+    ("store.url = \"redis://h?x=1\"", "bridge.toml:1: store.url: takes no options: write a ? or # in a password as %3F or %23"),
+    ("store.url = \"redis://a,b\"", "bridge.toml:1: store.url: names several hosts: that is redis-sentinel:// or redis-cluster://"),
+    ("store.url = \"redis://u:%f@h\"", "bridge.toml:1: store.url: in a user name or password, write @ : / [ ] % and what is not ASCII as %40 and so on"),
+    ("store.url = \"redis://u:%ff@h\"", "bridge.toml:1: store.url: in a user name or password, write @ : / [ ] % and what is not ASCII as %40 and so on"),
+    ("store.url = \"redis://u@h\"", "bridge.toml:1: store.url: names a user without a password: add it, user:password@, or set store.password_file"),
+    ("store.url = \"redis-sentinel://a,b\"", "bridge.toml:1: store.url: after the hosts comes what the sentinels call the master, mostly mymaster: redis-sentinel://HOST:PORT,HOST:PORT/MASTER"),
+    ("store.url = \"redis-sentinel://a,,b/m\"", "bridge.toml:1: store.url: expected redis-sentinel://HOST:PORT,HOST:PORT/MASTER; in a password, write / as %2F and @ as %40"),
+    ("store.url = \"redis-sentinel://a/m m\"", "bridge.toml:1: store.url: the name of a master has letters, digits, and . - _ only"),
+    ("store.url = \"redis-sentinel://a/m/x\"", "bridge.toml:1: store.url: after the master comes the number of the database: redis-sentinel://HOST:PORT/MASTER/0"),
+    ("store.url = \"redis-cluster://a,b/1\"", "bridge.toml:1: store.url: a cluster has no databases: redis-cluster://HOST:PORT,HOST:PORT"),
+    ("store.password_file = \"/nowhere/p\"", "bridge.toml:1: store.password_file: cannot read the file: No such file or directory (os error 2)"),
+    ("[store]\ntls = { ca = \"/nowhere/p\" }", "bridge.toml:2: store.tls.ca: cannot read the file: No such file or directory (os error 2)"),
+    ("[store.tls]\ncert = \"Cargo.toml\"", "bridge.toml:2: store.tls.cert: the file must be PEM: a text with -----BEGIN … in it"),
+    ("[store]\ntls = true", "bridge.toml:2: store.tls: is a table: write [store.tls]"),
+    ("[store.tls]\ncertificate = \"\"", "bridge.toml:2: store.tls.certificate: unknown key; the keys of store.tls are ca, cert, key"),
+    ("[store.tls]\nkeys = \"\"", "bridge.toml:2: store.tls.keys: unknown key; did you mean `key`?"),
+    ("store.wait_replicas = 256", "bridge.toml:1: store.wait_replicas: must be from 0 to 255"),
     // Files and keys.
     ("access.api_keys = [\"a b\"]", "bridge.toml:1: access.api_keys: a key is not empty and has visible ASCII characters only, no space: a client could not send it"),
     ("access.api_keys_file = \"/nowhere/keys\"", "bridge.toml:1: access.api_keys_file: cannot read the file: No such file or directory (os error 2)"),
@@ -277,10 +428,20 @@ const WRONG: &[(&str, &str)] = &[
     // Contradictions.
     ("server.listen = \"[::]:1\"\nops.listen = \"[::1]:1\"", "bridge.toml:2: ops.listen: server.listen and ops.listen are the same address"),
     ("[install_id]\nheader = \"\"\nbody_pointer = \"\"", "bridge.toml:2: install_id.header: header and body_pointer are both off, so no request could have an Install ID"),
+    ("store.encryption_key_files = [\"/nowhere/key\"]", "bridge.toml:1: store.encryption_key_files: cannot read the file: No such file or directory (os error 2)"),
+    ("[store]\nencryption_key_files = [\"clear\",\n\"clear\"]", "bridge.toml:2: store.encryption_key_files: \"clear\" is listed twice"),
+    ("store.encryption_key_file = []", "bridge.toml:1: store.encryption_key_file: unknown key; did you mean `encryption_key_files`?"),
+    ("[store]\naccept_clear = false", "bridge.toml:2: store.accept_clear: without a key in encryption_key_files, sessions are stored in clear, and could not be read"),
+    ("[store]\nencryption_key_files = [\"clear\"]\naccept_clear = false", "bridge.toml:3: store.accept_clear: without a key in encryption_key_files, sessions are stored in clear, and could not be read"),
+    ("store.on_unreadable = \"ignore\"", "bridge.toml:1: store.on_unreadable: unknown value, expected \"reject\" or \"replace\""),
     ("session.cookies = []", "bridge.toml:1: session.cookies: no cookie would be kept, so there would never be a session; [\"*\"] keeps all"),
     ("session.cookies = [\"A*\"]\nsession.id_cookies = [\"A1\", \"B\"]", "bridge.toml:2: session.id_cookies: names a cookie that session.cookies does not keep"),
     ("[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a\"\nauth = true", "bridge.toml:3: route.path: an earlier route has the same path and methods, and the first match wins"),
     ("[[route]]\npath = \"/a\"\nauth = true\nsession = \"off\"", "bridge.toml:1: route.auth: a route without a session cannot log in or out: auth = true, session = \"off\""),
+    ("store.url = \"memory:\"\nstore.wait_replicas = 1", "bridge.toml:2: store.wait_replicas: is for a store in Redis, and store.url names another one"),
+    ("store.sentinel_username = \"u\"", "bridge.toml:1: store.sentinel_username: is for a store in Redis, and store.url names another one"),
+    ("store.url = \"redis://h\"\nstore.sentinel_username = \"u\"", "bridge.toml:2: store.sentinel_username: there are no sentinels in store.url: redis-sentinel://…"),
+    ("store.url = \"redis-sentinel://h/m\"\nstore.sentinel_username = \"u\"", "bridge.toml:2: store.sentinel_username: a user needs a password: set sentinel_password_file too"),
     // Not in this version.
     ("server.tls = { cert = \"\", key = \"\" }", "bridge.toml:1: server.tls is not available in this version"),
     ("[upstream.tls]\nca = \"\"", "bridge.toml:1: upstream.tls is not available in this version"),
@@ -291,15 +452,11 @@ const WRONG: &[(&str, &str)] = &[
     ("[session]\nprefetch = 1", "bridge.toml:2: session.prefetch is not available in this version"),
     ("[session]\nderive = {}", "bridge.toml:2: session.derive is not available in this version"),
     ("[session]\nlost = {}", "bridge.toml:2: session.lost is not available in this version"),
-    ("[store]\nencryption_key_files = []", "bridge.toml:2: store.encryption_key_files is not available in this version"),
     ("session.create = \"prefetch\"", "bridge.toml:1: session.create: \"prefetch\" is not available in this version"),
     ("session.create = \"derive\"", "bridge.toml:1: session.create: \"derive\" is not available in this version"),
     ("upstream.http2 = true", "bridge.toml:1: upstream.http2: true is not available in this version"),
     ("[[route]]\npath = \"/\"\nreplay = true", "bridge.toml:3: route.replay: true is not available in this version"),
     ("upstream.url = \"https://h\"", "bridge.toml:1: upstream.url: an https:// upstream is not available in this version"),
-    ("store.url = \"rediss://h\"", "bridge.toml:1: store.url: a rediss:// store is not available in this version"),
-    ("store.url = \"redis-sentinel://h\"", "bridge.toml:1: store.url: a redis-sentinel:// store is not available in this version"),
-    ("store.url = \"redis-cluster://h\"", "bridge.toml:1: store.url: a redis-cluster:// store is not available in this version"),
     ("store.url = \"memcached://h\"", "bridge.toml:1: store.url: a memcached:// store is not available in this version"),
     ("store.url = \"postgres://h\"", "bridge.toml:1: store.url: a postgres:// store is not available in this version"),
     ("store.url = \"mysql://h\"", "bridge.toml:1: store.url: a mysql:// store is not available in this version"),
@@ -558,10 +715,17 @@ fn no_error_shows_a_value() {
         "session.max_age",
         "session.create",
         "session.on_store_error",
+        "store.encryption_key_files",
+        "store.accept_clear",
+        "store.on_unreadable",
         "session.lost",
         "store.url",
         "store.timeout",
         "store.key_prefix",
+        "store.password_file",
+        "store.tls",
+        "store.tls.ca",
+        "store.wait_replicas",
         "log.format",
         "log.level",
         "log.levle",
@@ -643,6 +807,70 @@ fn api_keys_come_from_a_file_with_one_key_a_line() {
     let errors = with("key\n", "api_keys = [\"other\"]").unwrap_err();
     assert!(errors.contains("api_keys and api_keys_file are both set"), "{errors}");
     with("key\n", "api_keys = []").unwrap();
+}
+
+#[test]
+fn sealing_keys_come_from_files_and_no_two_are_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let one = file("one.key", "AwsTGyMrMztDS1NbY2tze4OLk5ujq7O7w8vT2+Pr8/s=\n");
+    let same = file(
+        "same.key",
+        "030b131b232b333b434b535b636b737b838b939ba3abb3bbc3cbd3dbe3ebf3fb",
+    );
+    let short = file("short.key", "c2hvcnQ=\n");
+    let with = |entries: &[&str]| with_upstream(&format!("[store]\nencryption_key_files = {entries:?}"));
+
+    assert!(with(&[]).unwrap().store.encryption_key_files.is_empty());
+    let config = with(&["clear", &one]).unwrap();
+    let [Sealing::Clear, Sealing::Key(key)] = &config.store.encryption_key_files[..] else {
+        panic!("{config:?}");
+    };
+    assert_eq!(key.path.display().to_string(), one);
+    assert_eq!(key.key.expose()[..3], [3, 11, 19]);
+    assert!(!format!("{config:?}").contains("11, 19"));
+    let from_environment = load(
+        UPSTREAM,
+        &[("SESSION_BRIDGE_STORE__ENCRYPTION_KEY_FILES", &format!("{one}, clear"))],
+    );
+    assert_eq!(from_environment.unwrap().store.encryption_key_files.len(), 2);
+
+    let errors = with(&[&one, &same]).unwrap_err();
+    assert_eq!(
+        errors,
+        format!("bridge.toml:2: store.encryption_key_files: {one} and {same} hold the same key")
+    );
+    let errors = with(&[&short]).unwrap_err();
+    let wanted = format!("bridge.toml:2: store.encryption_key_files: {short}: holds a key of 5 bytes");
+    assert!(errors.starts_with(&wanted), "{errors}");
+    // A key in place of its file is not repeated.
+    let errors = with(&["AwsTGyMrMztDS1NbY2tze4OLk5ujq7O7w8vT2+Pr8/s="]).unwrap_err();
+    assert!(
+        errors.contains("cannot read the file") && !errors.contains("AwsT"),
+        "{errors}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_sealing_key_that_others_may_read_is_noted() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    std::fs::write(&path, "AwsTGyMrMztDS1NbY2tze4OLk5ujq7O7w8vT2+Pr8/s=").unwrap();
+    for (mode, noted) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let list = [path.display().to_string()];
+        let config = with_upstream(&format!("[store]\nencryption_key_files = {list:?}")).unwrap();
+        assert!(
+            matches!(&config.store.encryption_key_files[..], [Sealing::Key(key)] if key.readable_by_others == noted),
+            "{mode:o}"
+        );
+    }
 }
 
 #[test]

@@ -7,7 +7,10 @@ use http::uri::Authority;
 
 use super::document::Node;
 use super::reader::{Fault, nearest};
-use super::secret::Secret;
+
+mod servers;
+
+pub use servers::{Address, RedisTopology, RedisUrl};
 
 /// Where the backend is: a host and a port, spoken to in clear.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,11 +111,8 @@ pub enum StoreUrl {
         /// The file, relative to the working directory unless it starts with `/`.
         path: PathBuf,
     },
-    /// `redis://[user:pass@]host[:port][/db]`: in Redis or Valkey.
-    Redis {
-        /// The whole URL, which may hold a password.
-        url: Secret,
-    },
+    /// In Redis or Valkey.
+    Redis(RedisUrl),
 }
 
 /// The URL without user name and password, for people to read.
@@ -121,47 +121,46 @@ impl fmt::Display for StoreUrl {
         match self {
             Self::Memory => f.write_str("memory:"),
             Self::Sqlite { path } => write!(f, "sqlite://{}", path.display()),
-            Self::Redis { url } => {
-                let rest = url.expose().strip_prefix("redis://").unwrap_or_default();
-                write!(f, "redis://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
-            }
+            Self::Redis(url) => url.fmt(f),
         }
     }
 }
 
 pub(super) fn store_url(node: &Node) -> Result<StoreUrl, Fault> {
     const EXPECTED: &str = "expected memory:, sqlite://PATH or redis://HOST:PORT/DB";
-    const LATER: [&str; 7] = [
-        "rediss",
-        "redis-sentinel",
-        "redis-cluster",
-        "memcached",
-        "postgres",
-        "postgresql",
-        "mysql",
-    ];
+    const LATER: [&str; 4] = ["memcached", "postgres", "postgresql", "mysql"];
     let text = node.text()?;
     if text == "memory:" {
         return Ok(StoreUrl::Memory);
     }
     let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
-    match (scheme, rest.strip_prefix("//")) {
-        ("memory", _) => Err(node.fault("a store in memory is written \"memory:\"")),
-        ("sqlite", Some(path)) => sqlite(node, path),
-        ("redis", Some(rest)) => redis(node, rest).map(|()| StoreUrl::Redis {
-            url: Secret::from(text.to_owned()),
-        }),
-        ("sqlite" | "redis", None) => Err(node.fault(format!("{scheme}: must be followed by //; {EXPECTED}"))),
-        ("valkey", _) => Err(node.fault("for Valkey, write redis://HOST:PORT/DB: it speaks the same protocol")),
-        _ => match LATER.iter().find(|later| **later == scheme) {
-            Some(later) => Err(node.fault(format!("a {later}:// store is not available in this version"))),
-            None => {
-                let hint = nearest(scheme, ["memory", "sqlite", "redis"].into_iter());
-                let hint = hint.map_or_else(String::new, |near| format!("; did you mean `{near}:`?"));
-                Err(node.fault(format!("no such kind of store: {EXPECTED}{hint}")))
+    let Some(rest) = rest.strip_prefix("//") else {
+        return Err(match scheme {
+            "memory" => node.fault("a store in memory is written \"memory:\""),
+            "sqlite" => node.fault(format!("{scheme}: must be followed by //; {EXPECTED}")),
+            _ if servers::schemes().any(|name| name == scheme) => {
+                node.fault(format!("{scheme}: must be followed by //; {EXPECTED}"))
             }
+            _ => no_such_kind(node, scheme, &LATER, EXPECTED),
+        });
+    };
+    match scheme {
+        "memory" => Err(node.fault("a store in memory is written \"memory:\"")),
+        "sqlite" => sqlite(node, rest),
+        _ => match servers::redis_url(node, scheme, rest) {
+            Some(url) => url.map(StoreUrl::Redis),
+            None => Err(no_such_kind(node, scheme, &LATER, EXPECTED)),
         },
     }
+}
+
+fn no_such_kind(node: &Node, scheme: &str, later: &[&str], expected: &str) -> Fault {
+    if let Some(later) = later.iter().find(|later| **later == scheme) {
+        return node.fault(format!("a {later}:// store is not available in this version"));
+    }
+    let hint = nearest(scheme, ["memory", "sqlite"].into_iter().chain(servers::schemes()));
+    let hint = hint.map_or_else(String::new, |near| format!("; did you mean `{near}:`?"));
+    node.fault(format!("no such kind of store: {expected}{hint}"))
 }
 
 fn sqlite(node: &Node, path: &str) -> Result<StoreUrl, Fault> {
@@ -180,33 +179,4 @@ fn sqlite(node: &Node, path: &str) -> Result<StoreUrl, Fault> {
     Ok(StoreUrl::Sqlite {
         path: PathBuf::from(path),
     })
-}
-
-fn redis(node: &Node, rest: &str) -> Result<(), Fault> {
-    if rest.contains(['?', '#']) {
-        return Err(node.fault("takes no options: write a ? or # in a password as %3F or %23"));
-    }
-    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-    let host = match authority.rsplit_once('@') {
-        Some((user, _)) if user.contains(['@', '[', ']']) || user.matches(':').count() > 1 || !is_encoded(user) => {
-            return Err(
-                node.fault("in a user name or password, write @ : / [ ] % and what is not ASCII as %40 and so on")
-            );
-        }
-        Some((_, host)) => host,
-        None => authority,
-    };
-    if parse_authority(host).is_none() {
-        return Err(node.fault("expected redis://HOST:PORT/DB; in a password, write / as %2F and @ as %40"));
-    }
-    if !database.is_empty() && number::<u16>(database).is_none() {
-        return Err(node.fault("after the host comes the number of the database: redis://HOST:PORT/0"));
-    }
-    Ok(())
-}
-
-/// Whether all of `text` is visible ASCII, and each % begins %XX.
-fn is_encoded(text: &str) -> bool {
-    let is_code = |after: &str| after.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
-    text.bytes().all(|byte| byte.is_ascii_graphic()) && text.split('%').skip(1).all(is_code)
 }

@@ -369,6 +369,41 @@ pub(super) fn token_file(node: &Node) -> Result<Option<Secret>, Fault> {
     }
 }
 
+/// The password in a file, without the end of its line. `""`: no such file.
+pub(super) fn password_file(node: &Node) -> Result<Option<Secret>, Fault> {
+    let Some(content) = file(node)? else { return Ok(None) };
+    let content = content.expose();
+    let line = content.strip_suffix('\n').unwrap_or(content);
+    match line.strip_suffix('\r').unwrap_or(line) {
+        "" => Err(node.fault("the file holds no password")),
+        password if password.contains(['\n', '\r', '\0']) => {
+            Err(node.fault("the file must hold one line, the password"))
+        }
+        password => Ok(Some(Secret::from(password.to_owned()))),
+    }
+}
+
+/// What a PEM file holds. `""`: no such file.
+pub(super) fn pem_file(node: &Node) -> Result<Option<Secret>, Fault> {
+    match file(node)? {
+        Some(content) if !content.expose().contains("-----BEGIN ") => {
+            Err(node.fault("the file must be PEM: a text with -----BEGIN … in it"))
+        }
+        content => Ok(content),
+    }
+}
+
+/// A text that is not to be shown, or `""` for none.
+pub(super) fn optional_secret(node: &Node) -> Result<Option<Secret>, Fault> {
+    let text = node.text()?;
+    Ok((!text.is_empty()).then(|| Secret::from(text.to_owned())))
+}
+
+/// A number of servers.
+pub(super) fn small_count(node: &Node) -> Result<u16, Fault> {
+    count(0..=usize::from(u8::MAX))(node).map(|number| u16::try_from(number).unwrap_or(u16::MAX))
+}
+
 fn is_sendable(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

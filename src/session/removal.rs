@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::Timestamp;
 use super::record::Snapshot;
-use super::store::{Key, Payload, StoreError, Version};
+use super::store::{Flaw, Key, Payload, StoreError, Unreadable, Version};
 
 /// For how long a removal is remembered, and the oldest change of a record whose removal needs to be: longer than any
 /// change waits for the store.
@@ -85,13 +85,12 @@ impl Removal {
     /// Reads the stored form.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] for anything that [`Removal::encode`] did not write.
-    pub fn decode(payload: &Payload) -> Result<Self, StoreError> {
+    /// What [`Removal::encode`] did not write cannot be read.
+    pub fn decode(payload: &Payload) -> Result<Self, Unreadable> {
         match payload.0.split_first() {
-            Some((&FORMAT, encoded)) => {
-                postcard::from_bytes(encoded).map_err(|error| StoreError::Corrupt(format!("removal: {error}")))
-            }
-            _ => Err(StoreError::Corrupt("no removal".to_owned())),
+            Some((&FORMAT, encoded)) => postcard::from_bytes(encoded)
+                .map_err(|error| Unreadable::new(Flaw::Garbled, format!("removal: {error}"))),
+            _ => Err(Unreadable::new(Flaw::UnknownFormat, "it is no removal")),
         }
     }
 }
@@ -143,13 +142,7 @@ mod tests {
             at: Timestamp::from_millis(1),
         };
         let payload = removal.encode().unwrap();
-        assert!(matches!(
-            crate::session::record::Record::decode(&payload),
-            Err(StoreError::Corrupt(_))
-        ));
-        assert!(matches!(
-            Removal::decode(&Payload(Bytes::from_static(&[1, 2]))),
-            Err(StoreError::Corrupt(_))
-        ));
+        assert!(crate::session::record::Record::decode(&payload).is_err());
+        assert!(Removal::decode(&Payload(Bytes::from_static(&[1, 2]))).is_err());
     }
 }

@@ -10,10 +10,9 @@
 //!   [`StoreError::Ambiguous`]; to a read, [`StoreError::Timeout`] or [`StoreError::Unavailable`]. Without a
 //!   connection, calls fail with [`StoreError::Unavailable`]: within the deadline at first, at once when the outage
 //!   has lasted longer than that.
-//! * **What is not ours.** A value under a record's key that is no record is [`StoreError::Corrupt`] to every call but
-//!   two: a `create` takes its place, and a `touch` finds no such version. (To `observe`, a value that is no string is
-//!   absent: so Redis answers there.) So it is the caller who decides whether an
-//!   unreadable record is to be kept for inspection or started over.
+//! * **What is not ours.** A value under a record's key that is no record, or one of a later layout, is
+//!   [`StoreError::Unreadable`] and never overwritten: only a `discard` takes it away. (A `touch` finds no such version
+//!   there. To `observe`, a value that is no string is absent: so Redis answers.)
 
 mod layout;
 mod link;
@@ -24,33 +23,86 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, ConnectionAddr, IntoConnectionInfo, RedisError, ServerError, Value};
+use redis::{Cmd, RedisConnectionInfo, RedisError, ServerError, Value};
 use tokio::time::Instant;
 
 use self::layout::{keys, parse_record, record_bytes, record_key, token_bytes, version_bytes};
 use self::link::{Link, Target};
 use self::scripts::{Answer, Lua};
-use super::OpenError;
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::store::{
-    Acquired, BARREN_MEMORY, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
-    SessionStore, StoreError, StoreFuture, Stored, Version,
+    Acquired, BARREN_MEMORY, Created, Flaw, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
+    SessionStore, StoreError, StoreFuture, Stored, Unreadable, Version,
 };
 
-/// Where Redis is, and how to use it. Its `Debug` leaves the URL out, which may hold a password.
+/// Where Redis is, and how to use it. Its `Debug` leaves the login out.
 #[derive(Clone)]
 pub struct RedisOptions {
-    /// `redis://[user:password@]host[:port][/database]`; `valkey://` alike.
-    pub url: String,
+    /// Where the server is.
+    pub server: Address,
+    /// Who we are there.
+    pub login: Login,
+    /// The number of the database.
+    pub database: u16,
     /// The deadline of every call.
     pub timeout: Duration,
     /// What the names of all keys start with.
     pub key_prefix: String,
 }
 
+/// A host and a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// A name, or an address without the brackets of IPv6.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// A user and a password; its `Debug` shows neither.
+#[derive(Clone, Default)]
+pub struct Login {
+    /// The user; unset: the default user.
+    pub username: Option<String>,
+    /// The password; unset: there is no login.
+    pub password: Option<String>,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Login(***)")
+    }
+}
+
+impl Login {
+    /// How a connection is greeted, in this database.
+    fn greeting(&self, database: u16) -> RedisConnectionInfo {
+        let mut info = RedisConnectionInfo::default().set_db(database.into());
+        if let Some(username) = &self.username {
+            info = info.set_username(username);
+        }
+        if let Some(password) = &self.password {
+            info = info.set_password(password);
+        }
+        info
+    }
+}
+
 impl fmt::Debug for RedisOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisOptions")
+            .field("server", &self.server)
+            .field("database", &self.database)
             .field("timeout", &self.timeout)
             .field("key_prefix", &self.key_prefix)
             .finish_non_exhaustive()
@@ -78,35 +130,23 @@ impl RedisStore {
     /// [`SessionStore::ping`]. `clock` tells the `expires_at` of records, nothing else.
     ///
     /// Must be called inside a Tokio runtime.
-    ///
-    /// # Errors
-    ///
-    /// When the URL is not one of a single Redis without TLS. The error does not repeat the URL.
-    pub fn connect(options: RedisOptions, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let info = options
-            .url
-            .as_str()
-            .into_connection_info()
-            .map_err(|_| OpenError::new("not a URL of the form redis://[user:password@]host[:port][/database]"))?;
-        let (host, port) = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => (host.clone(), *port),
-            _ => return Err(OpenError::new("only redis:// over TCP without TLS is supported")),
-        };
+    #[must_use]
+    pub fn connect(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
         let probe = probe(&options.key_prefix);
         let target = Target {
-            host,
-            port,
-            login: info.redis_settings().clone(),
+            login: options.login.greeting(options.database),
+            host: options.server.host,
+            port: options.server.port,
             timeout: options.timeout,
             probe: probe.clone(),
         };
-        Ok(Self {
+        Self {
             link: Link::new(target),
             clock,
             timeout: options.timeout,
             prefix: options.key_prefix,
             probe,
-        })
+        }
     }
 
     async fn read(&self, cmd: &Cmd) -> Result<Value, StoreError> {
@@ -218,7 +258,7 @@ fn fence_bytes(fence: Option<LeaseToken>) -> Vec<u8> {
 /// What a refusal means. Nothing was changed by it. Of the server's text only what does not repeat our arguments.
 fn refused(error: &ServerError) -> StoreError {
     if error.code() == "WRONGTYPE" {
-        return StoreError::Corrupt("a key of the store holds a value of another type".into());
+        return Unreadable::new(Flaw::Garbled, "a key of the store holds a value of another type").into();
     }
     let details = error.details().unwrap_or_default();
     let details = details.split(", with args").next().unwrap_or_default();
@@ -237,7 +277,7 @@ fn unexpected<T>() -> Result<T, StoreError> {
 fn record(value: Value) -> Result<Option<Stored>, StoreError> {
     match value {
         Value::Nil => Ok(None),
-        Value::BulkString(bytes) => parse_record(bytes).map(Some),
+        Value::BulkString(bytes) => Ok(Some(parse_record(bytes)?)),
         _ => unexpected(),
     }
 }
@@ -285,7 +325,7 @@ impl SessionStore for RedisStore {
             {
                 Answer::Done => Ok(Created::Won),
                 Answer::Fenced => Ok(Created::Fenced),
-                Answer::Found(there) => parse_record(there).map(Created::Lost),
+                Answer::Found(there) => Ok(Created::Lost(parse_record(there)?)),
                 Answer::Number(_) | Answer::Nothing | Answer::Unknown => unexpected(),
             }
         })
@@ -304,7 +344,7 @@ impl SessionStore for RedisStore {
             match self.run(&scripts::REPLACE, key, &args).await? {
                 Answer::Done => Ok(Replaced::Done),
                 Answer::Fenced => Ok(Replaced::Fenced),
-                Answer::Found(there) => parse_record(there).map(|there| Replaced::Conflict(Some(there))),
+                Answer::Found(there) => Ok(Replaced::Conflict(Some(parse_record(there)?))),
                 Answer::Nothing => Ok(Replaced::Conflict(None)),
                 Answer::Number(_) | Answer::Unknown => unexpected(),
             }
@@ -315,11 +355,15 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             match self.run(&scripts::REMOVE, key, &[&version_bytes(expected)]).await? {
                 Answer::Done => Ok(Removed::Done),
-                Answer::Found(there) => parse_record(there).map(|there| Removed::Conflict(Some(there))),
+                Answer::Found(there) => Ok(Removed::Conflict(Some(parse_record(there)?))),
                 Answer::Nothing => Ok(Removed::Conflict(None)),
                 Answer::Fenced | Answer::Number(_) | Answer::Unknown => unexpected(),
             }
         })
+    }
+
+    fn discard<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, bool> {
+        Box::pin(async move { done(&self.run(&scripts::DISCARD, key, &[]).await?) })
     }
 
     fn touch<'a>(&'a self, key: &'a Key, expected: Version, ttl: Duration) -> StoreFuture<'a, bool> {

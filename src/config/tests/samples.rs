@@ -36,9 +36,19 @@ fn keys_of(text: &str) -> Vec<String> {
     let mut keys = Vec::new();
     for (section, value) in &document {
         let table = value.as_array().map_or(value, |tables| &tables[0]);
-        keys.extend(table.as_table().unwrap().keys().map(|key| format!("{section}.{key}")));
+        push_keys(&mut keys, section, table.as_table().unwrap());
     }
     keys
+}
+
+fn push_keys(keys: &mut Vec<String>, path: &str, table: &toml::Table) {
+    for (key, value) in table {
+        let path = format!("{path}.{key}");
+        match value.as_table() {
+            Some(inner) => push_keys(keys, &path, inner),
+            None => keys.push(path),
+        }
+    }
 }
 
 #[test]

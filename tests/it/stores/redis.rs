@@ -6,43 +6,67 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use redis::Value;
+use session_bridge::app::open_store;
+use session_bridge::config::{Config, File, Sources};
 use session_bridge::session::clock::{Clock, ManualClock, Timestamp};
 use session_bridge::session::store::{
-    Acquired, BARREN_MEMORY, Created, LeaseEnd, LeaseState, Replaced, SessionStore, StoreError,
+    Acquired, BARREN_MEMORY, Created, Flaw, LeaseEnd, LeaseState, Replaced, SessionStore, StoreError,
 };
-use session_bridge::store::redis::{RedisOptions, RedisStore};
 
 use super::contract::{Subject, keeps_the_contract};
 use super::{LONG, eventually, key, record, token, version};
 use crate::support::redis::RedisServer;
 
 /// Generous: what is late here is late because the machine is busy.
-const PATIENT: Duration = Duration::from_secs(20);
+pub(super) const PATIENT: Duration = Duration::from_secs(20);
 
 /// What a call may take longer than its deadline on a busy machine.
 const SLACK: Duration = Duration::from_millis(300);
 
-fn connect_as(url: &str, timeout: Duration, prefix: &str, clock: &ManualClock) -> RedisStore {
-    let options = RedisOptions {
-        url: url.to_owned(),
-        timeout,
-        key_prefix: prefix.to_owned(),
+/// The store that a bridge with this URL opens.
+pub(super) async fn connect_as(
+    url: &str,
+    timeout: Duration,
+    prefix: &str,
+    clock: &ManualClock,
+) -> Arc<dyn SessionStore> {
+    let timeout = timeout.as_millis();
+    open(
+        &format!("url = {url:?}\ntimeout = \"{timeout}ms\"\nkey_prefix = {prefix:?}"),
+        clock,
+    )
+    .await
+    .expect("a store")
+}
+
+/// The store that a bridge with these lines in its `[store]` opens.
+async fn open(lines: &str, clock: &ManualClock) -> Result<Arc<dyn SessionStore>, String> {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("session-bridge.toml");
+    let text = format!("upstream.url = \"http://127.0.0.1:1\"\n[store]\n{lines}\n");
+    std::fs::write(&path, text).expect("a configuration file");
+    let sources = Sources {
+        file: File::Required(path),
+        ..Sources::default()
     };
-    RedisStore::connect(options, Arc::new(clock.clone())).unwrap()
+    let config = Config::load(&sources).map_err(|errors| errors.to_string())?;
+    open_store(&config.store, Arc::new(clock.clone()))
+        .await
+        .map_err(|error| error.to_string())
 }
 
 /// A store with this deadline that has found its server.
-async fn connect(server: &RedisServer, timeout: Duration) -> RedisStore {
-    let store = connect_as(&server.url(), timeout, "session-bridge:", &Subject::clock());
+pub(super) async fn connect(server: &RedisServer, timeout: Duration) -> Arc<dyn SessionStore> {
+    let store = connect_as(&server.url(), timeout, "session-bridge:", &Subject::clock()).await;
     eventually("a connection", || async { store.ping().await.is_ok() }).await;
     store
 }
 
-fn record_key(n: u32) -> String {
+pub(super) fn record_key(n: u32) -> String {
     format!("session-bridge:{{{}}}", key(n))
 }
 
-fn assert_every_key_expires(server: &RedisServer) {
+pub(super) fn assert_every_key_expires(server: &RedisServer) {
     for name in server.keys() {
         let left = server.number(&["PTTL", &name]);
         // -2: it has expired since it was listed.
@@ -57,7 +81,7 @@ async fn redis_keeps_the_contract_and_leaves_nothing_without_an_expiry() {
     keeps_the_contract(|| async {
         let clock = Subject::clock();
         let prefix = format!("case-{}:", number.fetch_add(1, Ordering::Relaxed));
-        let store = Arc::new(connect_as(&server.url(), PATIENT, &prefix, &clock));
+        let store = connect_as(&server.url(), PATIENT, &prefix, &clock).await;
         Subject {
             store,
             clock,
@@ -155,7 +179,7 @@ async fn all_calls_share_one_connection() {
 #[tokio::test]
 async fn a_redis_that_is_not_there_yet_is_found_when_it_comes() {
     let mut server = RedisServer::prepare(&[]);
-    let store = connect_as(&server.url(), Duration::from_millis(250), "p:", &Subject::clock());
+    let store = connect_as(&server.url(), Duration::from_millis(250), "p:", &Subject::clock()).await;
     let started = Instant::now();
     assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.load(&key(1)).await, Err(StoreError::Unavailable(_))));
@@ -366,16 +390,19 @@ async fn a_refusal_by_redis_means_that_nothing_happened() {
 }
 
 #[tokio::test]
-async fn a_value_that_is_no_record_is_corrupt_until_a_create_takes_its_place() {
+async fn a_value_that_is_no_record_is_unreadable_and_stays_until_it_is_discarded() {
     let server = RedisServer::start();
     let store = connect(&server, PATIENT).await;
-    let bad: [&[&[u8]]; 4] = [
-        &[b"SET", b"", b"", b"PX", b"100000"],
-        &[b"SET", b"", b"\x01too short", b"PX", b"100000"],
-        &[b"SET", b"", b"\x02a record of a format to come", b"PX", b"100000"],
-        &[b"RPUSH", b"", b"a list"],
+    let bad: [(&[&[u8]], Flaw); 4] = [
+        (&[b"SET", b"", b"", b"PX", b"100000"], Flaw::Garbled),
+        (&[b"SET", b"", b"\x01too short", b"PX", b"100000"], Flaw::Garbled),
+        (
+            &[b"SET", b"", b"\x02a record of a layout to come", b"PX", b"100000"],
+            Flaw::UnknownFormat,
+        ),
+        (&[b"RPUSH", b"", b"a list"], Flaw::Garbled),
     ];
-    for (n, words) in (1..).zip(bad) {
+    for (n, (words, flaw)) in (1..).zip(bad) {
         let name = record_key(n);
         let mut words = words.to_vec();
         words[1] = name.as_bytes();
@@ -387,15 +414,21 @@ async fn a_value_that_is_no_record_is_corrupt_until_a_create_takes_its_place() {
                 .await
                 .map(drop),
             store.remove(&key(n), version(1)).await.map(drop),
+            store.create(&key(n), record(1, "new", LONG), None).await.map(drop),
         ];
         for outcome in outcomes {
-            assert!(matches!(outcome, Err(StoreError::Corrupt(_))), "{n}: {outcome:?}");
+            let Err(StoreError::Unreadable(unreadable)) = outcome else {
+                panic!("{n}: {outcome:?}");
+            };
+            assert_eq!((unreadable.flaw, unreadable.version), (flaw, None), "{n}");
         }
         assert_eq!(
             store.create(&key(n), record(1, "new", LONG), Some(token(1))).await,
             Ok(Created::Fenced)
         );
         assert!(store.load(&key(n)).await.is_err());
+        assert_eq!(store.discard(&key(n)).await, Ok(true));
+        assert_eq!(store.load(&key(n)).await, Ok(None));
         assert_eq!(
             store.create(&key(n), record(1, "new", LONG), None).await,
             Ok(Created::Won)
@@ -422,12 +455,12 @@ async fn user_password_and_database_of_the_url_are_used_and_never_shown() {
         |password: &str, database: u8| format!("redis://bridge:{password}@127.0.0.1:{}/{database}", server.port());
     let prefix = "session-bridge:";
     let clock = Subject::clock();
-    let store = connect_as(&url("hunter2", 3), PATIENT, prefix, &clock);
+    let store = connect_as(&url("hunter2", 3), PATIENT, prefix, &clock).await;
     eventually("a connection", || async { store.ping().await.is_ok() }).await;
     store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
     assert!(server.text(&["INFO", "keyspace"]).contains("db3:keys=2"));
 
-    let wrong = connect_as(&url("wrong-hunter", 3), Duration::from_millis(250), prefix, &clock);
+    let wrong = connect_as(&url("wrong-hunter", 3), Duration::from_millis(250), prefix, &clock).await;
     eventually("the refusal", || async {
         format!("{:?}", wrong.load(&key(1)).await).contains("authentication failed")
     })
@@ -436,37 +469,19 @@ async fn user_password_and_database_of_the_url_are_used_and_never_shown() {
     assert!(matches!(error, StoreError::Unavailable(_)));
     assert!(!format!("{error} {error:?}").contains("hunter"), "{error}");
 
-    let no_such_database = connect_as(&url("hunter2", 99), Duration::from_millis(250), prefix, &clock);
+    let no_such_database = connect_as(&url("hunter2", 99), Duration::from_millis(250), prefix, &clock).await;
     eventually("the refusal", || async {
         format!("{:?}", no_such_database.load(&key(1)).await)
             .contains("are user, password and database of store.url right?")
     })
     .await;
-
-    let options = |url: &str| RedisOptions {
-        url: url.to_owned(),
-        timeout: PATIENT,
-        key_prefix: prefix.to_owned(),
-    };
-    assert!(!format!("{:?}", options(&url("hunter2", 0))).contains("hunter"));
-    for bad in [
-        "redis://u:hunter2@[/0",
-        "http://u:hunter2@h/0",
-        "rediss://u:hunter2@h/0",
-        "redis://u:hunter2@h:6379/x",
-    ] {
-        let error = RedisStore::connect(options(bad), Arc::new(clock.clone()))
-            .err()
-            .expect(bad);
-        assert!(!format!("{error} {error:?}").contains("hunter"), "{error}");
-    }
 }
 
 #[tokio::test]
 async fn what_redis_holds_is_alive_whatever_the_clock_of_the_replica_says() {
     let server = RedisServer::start();
     let clock = ManualClock::at(Timestamp::from_millis(1000));
-    let store = connect_as(&server.url(), PATIENT, "session-bridge:", &clock);
+    let store = connect_as(&server.url(), PATIENT, "session-bridge:", &clock).await;
     store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
     clock.advance(LONG * 2);
     assert!(store.load(&key(1)).await.unwrap().is_some());
