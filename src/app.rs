@@ -57,6 +57,9 @@ pub struct App {
 /// How long the store may take to be closed.
 const CLOSE_STORE: Duration = Duration::from_secs(5);
 
+/// The least time that changes which wait for the store have once all connections are gone.
+const LAST_CHANGES: Duration = Duration::from_secs(1);
+
 /// Where the bridge listens.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
@@ -73,6 +76,8 @@ struct Running {
     readiness: Arc<Readiness>,
     probes: probes::Probes,
     service_manager: Option<ServiceManager>,
+    /// How long requests, and what they changed, have at shutdown once nothing is accepted any more.
+    drain_timeout: Duration,
 }
 
 /// Why the bridge cannot start. The text is for the operator and holds no secret.
@@ -107,7 +112,7 @@ impl App {
         let sessions = parts::sessions(config, Arc::clone(&store), Arc::clone(&clock), Arc::clone(&metrics));
         let pending = Pending::new(Arc::clone(&sessions), Arc::clone(&metrics));
         let upstream = upstream(&config.upstream);
-        let (readiness, probes) = probes::build(config, Arc::clone(&sessions), upstream.clone());
+        let (readiness, probes) = probes::build(config, Arc::clone(&clock), Arc::clone(&sessions), upstream.clone());
         let shutdown = Shutdown::new(config.server.drain_delay, config.server.drain_timeout);
         let edge = parts::edge(config, shutdown.drain(), Arc::clone(&clock), Arc::clone(&metrics));
         read_sources(&metrics, &edge.stats, &upstream, &pending, &readiness);
@@ -139,6 +144,7 @@ impl App {
                 readiness,
                 probes,
                 service_manager: None,
+                drain_timeout: config.server.drain_timeout,
             },
         })
     }
@@ -171,6 +177,7 @@ impl App {
             readiness,
             probes,
             service_manager,
+            drain_timeout,
         } = self.running;
         let stats = Arc::clone(&self.edge.stats);
 
@@ -183,7 +190,7 @@ impl App {
         });
         let announcing = service_manager.map(|manager| {
             let (readiness, stats) = (Arc::clone(&readiness), Arc::clone(&stats));
-            let longest = self.shutdown.longest() + CLOSE_STORE;
+            let longest = self.shutdown.longest() + LAST_CHANGES + CLOSE_STORE;
             tokio::spawn(announce::run(manager, readiness, drain.clone(), stats, longest))
         });
         fail_readiness(&drain, readiness);
@@ -192,11 +199,16 @@ impl App {
 
         let mut ended = self.shutdown.run(|| stats.load()).await;
         probing.abort();
+        let mut lost = 0;
         let finished = async {
             stop.cancel();
             if retrying.await.is_err() {
                 tracing::error!("the background commits have failed");
             }
+            let spent = drain.closing_since().map_or(drain_timeout, |at| at.elapsed());
+            lost = pending
+                .drain(drain_timeout.saturating_sub(spent).max(LAST_CHANGES))
+                .await;
             close(&*store).await;
         };
         tokio::select! {
@@ -204,7 +216,7 @@ impl App {
             () = finished => {}
             () = given_up(&trigger) => tracing::warn!("a second signal: not all was brought to its end"),
         }
-        if !pending.is_empty() {
+        if !pending.is_empty() || lost > 0 {
             ended = Ended::Dropped;
         }
         // Up to here, what asks about readiness and metrics is answered.
@@ -323,10 +335,12 @@ fn read_sources(
     metrics.read_from(Source::UpstreamReuses, move || stats.stats().reused);
     let stats = upstream.clone();
     metrics.read_from(Source::UpstreamRetries, move || stats.stats().retries);
-    let pending = Arc::clone(pending);
-    metrics.read_from(Source::CommitsPending, move || {
-        u64::try_from(pending.len()).unwrap_or(u64::MAX)
-    });
+    let waiting = Arc::clone(pending);
+    metrics.read_from(Source::CommitsPending, move || waiting.len() as u64);
+    let waiting = Arc::clone(pending);
+    metrics.read_from(Source::CommitsPendingBytes, move || waiting.bytes() as u64);
+    let waiting = Arc::clone(pending);
+    metrics.read_from(Source::CommitsPendingAge, move || waiting.age().as_secs());
     let readiness = Arc::clone(readiness);
     metrics.read_from(Source::Ready, move || u64::from(readiness.is_ready()));
 }

@@ -128,13 +128,13 @@ fn stopping(load: Load) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::health::Weight;
+    use crate::ops::health::{Patience, Weight};
 
     #[test]
     fn the_status_names_what_fails() {
         let mut readiness = Readiness::default();
-        let store = readiness.part("store", Weight::Required);
-        let upstream = readiness.part("upstream", Weight::Reported);
+        let store = readiness.part("store", Weight::Required, Patience::NONE);
+        let upstream = readiness.part("upstream", Weight::Reported, Patience::NONE);
         assert_eq!(status(&readiness.report()), "not ready: store");
         store.ok();
         assert_eq!(status(&readiness.report()), "ready; does not answer: upstream");

@@ -1,22 +1,32 @@
 //! The typed front of the store: records instead of bytes, every call timed and counted.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use super::unreadable::{OnUnreadable, Watch};
 use crate::metrics::{Metrics, StoreOp, StoreResult};
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::record::{CookiePolicy, Lifetime, Record, Snapshot};
+use crate::session::removal::{REMEMBERED, Removal};
 use crate::session::store::{
     Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreError,
     Stored, Unreadable, Version,
 };
+
+/// How often noting a removal may lose against other removals of the same installation.
+const MAX_REMEMBER: usize = 16;
 
 /// What the stages that touch sessions share.
 pub struct Sessions {
     store: Arc<dyn SessionStore>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    /// The last call did not get an answer.
+    failing: AtomicBool,
+    recovered: Notify,
     unreadable: Watch,
     on_unreadable: OnUnreadable,
     /// Which cookies matter.
@@ -52,6 +62,8 @@ impl Sessions {
             unreadable: Watch::new(Arc::clone(&metrics)),
             on_unreadable: OnUnreadable::default(),
             metrics,
+            failing: AtomicBool::new(false),
+            recovered: Notify::new(),
             policy,
             lifetime,
         }
@@ -82,6 +94,11 @@ impl Sessions {
             .expiry(now, &self.lifetime)
             .since(now)
             .max(Duration::from_millis(1))
+    }
+
+    /// Waits until the store answers after it did not. For one who waits.
+    pub async fn recovered(&self) {
+        self.recovered.notified().await;
     }
 
     /// Whether the store can serve.
@@ -170,12 +187,18 @@ impl Sessions {
         self.conflict(key, there).await
     }
 
-    /// Removes the record of version `expected`.
+    /// Removes `record`, if it is still the one. A young one is remembered as removed first, see [`Removal`].
     ///
     /// # Errors
     /// As [`Sessions::write`].
-    pub async fn remove(&self, key: &Key, expected: Version) -> Result<Written, StoreError> {
-        match self.timed(StoreOp::Remove, self.store.remove(key, expected)).await {
+    pub async fn remove(&self, key: &Key, record: &Snapshot) -> Result<Written, StoreError> {
+        if let Some(removal) = Removal::of(record, self.now()) {
+            self.remember(&Removal::key(key), removal).await?;
+        }
+        match self
+            .timed(StoreOp::Remove, self.store.remove(key, record.version))
+            .await
+        {
             Ok(Removed::Done) => Ok(Written::Done),
             Ok(Removed::Conflict(stored)) => self.conflict(key, Ok(stored)).await,
             Err(error) => self.conflict(key, Err(error)).await,
@@ -217,6 +240,42 @@ impl Sessions {
                 self.inspect(key).await
             }
         }
+    }
+
+    /// The last removal of a record of `key`, where it is remembered.
+    ///
+    /// # Errors
+    /// As [`Sessions::load`].
+    pub async fn removal(&self, key: &Key) -> Result<Option<Removal>, StoreError> {
+        let key = Removal::key(key);
+        let stored = self.timed(StoreOp::Load, self.store.load(&key)).await?;
+        Ok(stored.map(|stored| Removal::decode(&stored.payload)).transpose()?)
+    }
+
+    /// The last removal counts: it takes the place of one before, also of one that cannot be read.
+    async fn remember(&self, key: &Key, removal: Removal) -> Result<(), StoreError> {
+        let new = NewRecord {
+            version: removal.version(),
+            ttl: REMEMBERED,
+            payload: removal.encode()?,
+        };
+        for _ in 0..MAX_REMEMBER {
+            let create = self.store.create(key, new.clone(), None);
+            let before = match self.timed(StoreOp::Create, create).await {
+                Ok(Created::Lost(before)) => before,
+                Ok(Created::Won | Created::Fenced) => return Ok(()),
+                Err(StoreError::Unreadable(unreadable)) => {
+                    self.discard(key, &unreadable).await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let replace = self.store.replace(key, before.version, new.clone(), None);
+            if let Replaced::Done = self.timed(StoreOp::Replace, replace).await? {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Unavailable("a removal could not be noted".to_owned()))
     }
 
     /// Moves the expiry of the record that was read as `snapshot`.
@@ -265,6 +324,14 @@ impl Sessions {
         let result = call.await;
         self.metrics
             .store_operation(operation, StoreResult::from(&result), started.elapsed());
+        match &result {
+            Ok(_) | Err(StoreError::Corrupt(_) | StoreError::Unreadable(_)) => {
+                if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::AcqRel) {
+                    self.recovered.notify_one();
+                }
+            }
+            Err(_) => self.failing.store(true, Ordering::Release),
+        }
         result
     }
 }

@@ -43,6 +43,16 @@ fn new_record(sessions: &Sessions) -> Record {
     Record::begin(NEW, Rank::Safe, sessions.now())
 }
 
+/// What the removal of another record is asked with.
+fn snapshot(sessions: &Sessions) -> Snapshot {
+    Snapshot {
+        version: NEW,
+        expires_at: Timestamp::MAX,
+        record: new_record(sessions),
+        lineage: None,
+    }
+}
+
 #[tokio::test]
 async fn under_reject_no_call_takes_an_unreadable_record_for_nothing_or_touches_it() {
     let (sessions, store) = over_a_record_to_come(OnUnreadable::Reject).await;
@@ -54,7 +64,7 @@ async fn under_reject_no_call_takes_an_unreadable_record_for_nothing_or_touches_
         sessions.observe(&key()).await.map(drop),
         sessions.write(&key(), None, NEW, &record, None).await.map(drop),
         sessions.write(&key(), Some(NEW), NEW, &record, None).await.map(drop),
-        sessions.remove(&key(), NEW).await.map(drop),
+        sessions.remove(&key(), &snapshot(&sessions)).await.map(drop),
     ] {
         let Err(StoreError::Unreadable(unreadable)) = outcome else {
             panic!("{outcome:?}");
@@ -83,7 +93,10 @@ async fn under_replace_it_is_removed_and_what_comes_next_begins_anew() {
                 sessions.write(&key(), Some(NEW), NEW, &record, None).await.unwrap(),
                 Written::Conflict(None)
             ),
-            _ => matches!(sessions.remove(&key(), NEW).await.unwrap(), Written::Conflict(None)),
+            _ => matches!(
+                sessions.remove(&key(), &snapshot(&sessions)).await.unwrap(),
+                Written::Conflict(None)
+            ),
         };
         assert!(nothing, "{call}");
         assert_eq!(store.load(&key()).await.unwrap(), None, "{call}");
@@ -105,4 +118,27 @@ async fn what_has_taken_the_place_of_an_unreadable_record_is_not_discarded() {
     sessions.write(&key(), None, NEW, &record, None).await.unwrap();
     assert_eq!(sessions.discard(&key(), &unreadable).await, Ok(false));
     assert_eq!(sessions.load(&key()).await.unwrap().expect("a record").version, NEW);
+}
+
+#[tokio::test]
+async fn a_removal_is_remembered_in_the_place_of_one_before_also_of_one_that_cannot_be_read() {
+    for before in [b"\x03to come".as_slice(), b""] {
+        let (sessions, store) = over_a_record_to_come(OnUnreadable::Reject).await;
+        store.remove(&key(), BAD).await.unwrap();
+        let there = NewRecord {
+            version: BAD,
+            ttl: TTL,
+            payload: Payload(Bytes::from_static(before)),
+        };
+        let place = Removal::key(&key());
+        store.create(&place, there, None).await.unwrap();
+        assert!(matches!(sessions.removal(&key()).await, Err(StoreError::Unreadable(_))));
+        let snapshot = snapshot(&sessions);
+        sessions.write(&key(), None, NEW, &snapshot.record, None).await.unwrap();
+        assert!(matches!(
+            sessions.remove(&key(), &snapshot).await.unwrap(),
+            Written::Done
+        ));
+        assert!(sessions.removal(&key()).await.unwrap().is_some());
+    }
 }
