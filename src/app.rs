@@ -4,8 +4,10 @@
 //! translates.
 
 mod admin;
+mod announce;
 mod parts;
 mod probes;
+mod sealing;
 mod traffic;
 
 use std::fmt;
@@ -21,13 +23,13 @@ use axum::middleware::{self, Next};
 use http::{Request, Response};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::bridge::Bridge;
 use crate::bridge::pending::Pending;
 use crate::bridge::sessions::Sessions;
 use crate::config::Config;
-use crate::lifecycle::{Drain, Ended, Shutdown, Trigger};
+use crate::lifecycle::service_manager::ServiceManager;
+use crate::lifecycle::{Drain, Ended, FORCED_GRACE, Shutdown, Trigger};
 use crate::metrics::{Metrics, Source};
 use crate::ops::{self, Ops, SessionAccess, health::Readiness};
 use crate::session::clock::{Clock, SystemClock};
@@ -53,8 +55,11 @@ pub struct App {
     running: Running,
 }
 
-/// How long the last tasks may take once all connections are gone.
-const LAST_TASKS: Duration = Duration::from_secs(1);
+/// How long the store may take to be closed.
+const CLOSE_STORE: Duration = Duration::from_secs(5);
+
+/// The least time that changes which wait for the store have once all connections are gone.
+const LAST_CHANGES: Duration = Duration::from_secs(1);
 
 /// Where the bridge listens.
 #[derive(Clone, Copy, Debug)]
@@ -71,10 +76,9 @@ struct Running {
     pending: Arc<Pending>,
     readiness: Arc<Readiness>,
     probes: probes::Probes,
-    /// Work of the bridge that outlives its requests.
-    tasks: TaskTracker,
-    /// Cancelled when tunnels must end.
-    forced: CancellationToken,
+    service_manager: Option<ServiceManager>,
+    /// How long requests, and what they changed, have at shutdown once nothing is accepted any more.
+    drain_timeout: Duration,
 }
 
 /// Why the bridge cannot start. The text is for the operator and holds no secret.
@@ -109,9 +113,8 @@ impl App {
         let sessions = parts::sessions(config, Arc::clone(&store), Arc::clone(&clock), Arc::clone(&metrics));
         let pending = Pending::new(Arc::clone(&sessions), Arc::clone(&metrics));
         let upstream = upstream(&config.upstream);
-        let (readiness, probes) = probes::build(config, Arc::clone(&sessions), upstream.clone());
+        let (readiness, probes) = probes::build(config, Arc::clone(&clock), Arc::clone(&sessions), upstream.clone());
         let shutdown = Shutdown::new(config.server.drain_delay, config.server.drain_timeout);
-        let (tasks, forced) = (TaskTracker::new(), CancellationToken::new());
         let edge = parts::edge(config, shutdown.drain(), Arc::clone(&clock), Arc::clone(&metrics));
         read_sources(&metrics, &edge.stats, &upstream, &pending, &readiness);
 
@@ -122,8 +125,8 @@ impl App {
                 pending: Arc::clone(&pending),
                 metrics: Arc::clone(&metrics),
                 upstream,
-                tasks: tasks.clone(),
-                forced: forced.clone(),
+                tasks: shutdown.drain().work(),
+                forced: shutdown.drain().forced_token(),
             },
         )?);
         let ops = ops_router(config, Arc::clone(&readiness), metrics, sessions, Arc::clone(&pending));
@@ -141,10 +144,17 @@ impl App {
                 pending,
                 readiness,
                 probes,
-                tasks,
-                forced,
+                service_manager: None,
+                drain_timeout: config.server.drain_timeout,
             },
         })
+    }
+
+    /// Has `manager` told how the bridge is while it [runs](Self::run).
+    #[must_use]
+    pub fn announced_to(mut self, manager: ServiceManager) -> Self {
+        self.running.service_manager = Some(manager);
+        self
     }
 
     /// Where it listens: the real ports, also where the configuration says 0.
@@ -159,70 +169,85 @@ impl App {
         self.shutdown.trigger()
     }
 
-    /// Serves until told to stop, and returns when everything is finished and stored.
+    /// Serves until told to stop, and returns when everything is finished and stored, or was dropped.
     pub async fn run(self) -> Ended {
-        let drain = self.shutdown.drain();
-        let stop = CancellationToken::new();
+        let (drain, trigger) = (self.shutdown.drain(), self.shutdown.trigger());
         let Running {
             store,
             pending,
             readiness,
             probes,
-            tasks,
-            forced,
+            service_manager,
+            drain_timeout,
         } = self.running;
-        let left_over = tasks.clone();
+        let stats = Arc::clone(&self.edge.stats);
 
         let operators = tokio::spawn(async move { axum::serve(self.operators, self.ops).await });
         let probing = tokio::spawn(probes.run());
+        let stop = CancellationToken::new();
         let retrying = tokio::spawn({
             let (pending, stop) = (Arc::clone(&pending), stop.clone());
             async move { pending.run(stop).await }
         });
-        watch(&drain, readiness, tasks, forced);
-        let stats = Arc::clone(&self.edge.stats);
+        let announcing = service_manager.map(|manager| {
+            let (readiness, stats) = (Arc::clone(&readiness), Arc::clone(&stats));
+            let longest = self.shutdown.longest() + LAST_CHANGES + CLOSE_STORE;
+            tokio::spawn(announce::run(manager, readiness, drain.clone(), stats, longest))
+        });
+        fail_readiness(&drain, readiness);
         drain.spawn(server::serve(self.traffic, self.edge, self.service));
 
-        let ended = self.shutdown.run(|| stats.open.load(Ordering::Relaxed)).await;
+        let mut ended = self.shutdown.run(|| stats.load()).await;
         probing.abort();
-        // What the last requests have left to do, such as giving back a lease.
-        left_over.close();
-        if tokio::time::timeout(LAST_TASKS, left_over.wait()).await.is_err() {
-            tracing::warn!(tasks = left_over.len(), "work was dropped at shutdown");
+        let mut lost = 0;
+        let finished = async {
+            stop.cancel();
+            if retrying.await.is_err() {
+                tracing::error!("the background commits have failed");
+            }
+            let spent = drain.closing_since().map_or(drain_timeout, |at| at.elapsed());
+            lost = pending
+                .drain(drain_timeout.saturating_sub(spent).max(LAST_CHANGES))
+                .await;
+            close(&*store).await;
+        };
+        tokio::select! {
+            biased;
+            () = finished => {}
+            () = given_up(&trigger) => tracing::warn!("a second signal: not all was brought to its end"),
         }
-        stop.cancel();
-        if retrying.await.is_err() {
-            tracing::error!("the background commits have failed");
+        if !pending.is_empty() || lost > 0 {
+            ended = Ended::Dropped;
         }
-        if let Err(error) = store.close().await {
-            tracing::warn!(%error, "the store was not closed cleanly");
-        }
+        // Up to here, what asks about readiness and metrics is answered.
         operators.abort();
+        if let Some(announcing) = announcing {
+            announcing.abort();
+        }
         ended
     }
 }
 
-/// Takes the parts through the stages of the shutdown.
-fn watch(drain: &Drain, readiness: Arc<Readiness>, tasks: TaskTracker, forced: CancellationToken) {
+async fn close(store: &dyn SessionStore) {
+    match tokio::time::timeout(CLOSE_STORE, store.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the store was not closed cleanly"),
+        Err(_) => tracing::warn!("the store was not closed in time"),
+    }
+}
+
+/// Waits for a second signal, and a moment more.
+async fn given_up(trigger: &Trigger) {
+    trigger.aborted().await;
+    tokio::time::sleep(FORCED_GRACE).await;
+}
+
+/// From the beginning of the shutdown this replica is not ready.
+fn fail_readiness(drain: &Drain, readiness: Arc<Readiness>) {
     let draining = drain.draining();
     tokio::spawn(async move {
         draining.await;
         readiness.start_draining();
-    });
-    let closing = drain.closing();
-    let waiting = drain.clone();
-    drain.spawn(async move {
-        closing.await;
-        tasks.close();
-        tokio::select! {
-            () = tasks.wait() => {}
-            () = waiting.forced() => {}
-        }
-    });
-    let force = drain.forced();
-    tokio::spawn(async move {
-        force.await;
-        forced.cancel();
     });
 }
 
@@ -286,10 +311,12 @@ fn read_sources(
     metrics.read_from(Source::UpstreamReuses, move || stats.stats().reused);
     let stats = upstream.clone();
     metrics.read_from(Source::UpstreamRetries, move || stats.stats().retries);
-    let pending = Arc::clone(pending);
-    metrics.read_from(Source::CommitsPending, move || {
-        u64::try_from(pending.len()).unwrap_or(u64::MAX)
-    });
+    let waiting = Arc::clone(pending);
+    metrics.read_from(Source::CommitsPending, move || waiting.len() as u64);
+    let waiting = Arc::clone(pending);
+    metrics.read_from(Source::CommitsPendingBytes, move || waiting.bytes() as u64);
+    let waiting = Arc::clone(pending);
+    metrics.read_from(Source::CommitsPendingAge, move || waiting.age().as_secs());
     let readiness = Arc::clone(readiness);
     metrics.read_from(Source::Ready, move || u64::from(readiness.is_ready()));
 }

@@ -80,7 +80,12 @@ fn dispatch(format: LogFormat, level: LogLevel, colours: bool, sink: Sink) -> Di
     match format {
         LogFormat::Json => Dispatch::new(JsonLines::new(filter, most, sink)),
         LogFormat::Text => {
-            let layer = fmt::layer().with_ansi(colours).with_writer(sink);
+            // What cannot be written must not be told on standard error: that may be closed as well, at which the macro
+            // that writes there panics.
+            let layer = fmt::layer()
+                .with_ansi(colours)
+                .log_internal_errors(false)
+                .with_writer(sink);
             Dispatch::new(tracing_subscriber::registry().with(layer.with_filter(filter)))
         }
     }

@@ -1,21 +1,34 @@
 //! The typed front of the store: records instead of bytes, every call timed and counted.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
+use super::unreadable::{OnUnreadable, Watch};
 use crate::metrics::{Metrics, StoreOp, StoreResult};
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::record::{CookiePolicy, Lifetime, Record, Snapshot};
+use crate::session::removal::{REMEMBERED, Removal};
 use crate::session::store::{
     Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreError,
-    Stored, Version,
+    Stored, Unreadable, Version,
 };
+
+/// How often noting a removal may lose against other removals of the same installation.
+const MAX_REMEMBER: usize = 16;
 
 /// What the stages that touch sessions share.
 pub struct Sessions {
     store: Arc<dyn SessionStore>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    /// The last call did not get an answer.
+    failing: AtomicBool,
+    recovered: Notify,
+    unreadable: Watch,
+    on_unreadable: OnUnreadable,
     /// Which cookies matter.
     pub policy: CookiePolicy,
     /// How long records live.
@@ -34,7 +47,7 @@ pub enum Written {
 }
 
 impl Sessions {
-    /// Fronts `store`.
+    /// Fronts `store`. Records that cannot be read are left alone, see [`Sessions::on_unreadable`].
     #[must_use]
     pub fn new(
         store: Arc<dyn SessionStore>,
@@ -46,10 +59,20 @@ impl Sessions {
         Self {
             store,
             clock,
+            unreadable: Watch::new(Arc::clone(&metrics)),
+            on_unreadable: OnUnreadable::default(),
             metrics,
+            failing: AtomicBool::new(false),
+            recovered: Notify::new(),
             policy,
             lifetime,
         }
+    }
+
+    /// The same with another policy for records that cannot be read.
+    #[must_use]
+    pub fn on_unreadable(self, on_unreadable: OnUnreadable) -> Self {
+        Self { on_unreadable, ..self }
     }
 
     /// The present moment.
@@ -73,6 +96,11 @@ impl Sessions {
             .max(Duration::from_millis(1))
     }
 
+    /// Waits until the store answers after it did not. For one who waits.
+    pub async fn recovered(&self) {
+        self.recovered.notified().await;
+    }
+
     /// Whether the store can serve.
     ///
     /// # Errors
@@ -84,10 +112,21 @@ impl Sessions {
     /// The record of `key`.
     ///
     /// # Errors
-    /// Whatever keeps the store from answering, or a record that cannot be read.
+    /// Whatever keeps the store from answering, or a record that cannot be read and is to stay.
     pub async fn load(&self, key: &Key) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        match self.inspect(key).await {
+            Err(StoreError::Unreadable(unreadable)) => self.treat(key, unreadable).await,
+            other => other,
+        }
+    }
+
+    /// The record of `key`, for somebody who only looks: what cannot be read stays, whatever the policy.
+    ///
+    /// # Errors
+    /// As [`Sessions::load`].
+    pub async fn inspect(&self, key: &Key) -> Result<Option<Arc<Snapshot>>, StoreError> {
         let stored = self.timed(StoreOp::Load, self.store.load(key)).await?;
-        read(stored.as_ref())
+        Ok(stored.as_ref().map(Snapshot::read).transpose()?)
     }
 
     /// The record of `key` and the state of its lease.
@@ -95,8 +134,17 @@ impl Sessions {
     /// # Errors
     /// As [`Sessions::load`].
     pub async fn observe(&self, key: &Key) -> Result<(Option<Arc<Snapshot>>, LeaseState), StoreError> {
-        let (stored, lease) = self.timed(StoreOp::Observe, self.store.observe(key)).await?;
-        Ok((read(stored.as_ref())?, lease))
+        let look = async || {
+            let (stored, lease) = self.timed(StoreOp::Observe, self.store.observe(key)).await?;
+            Ok((stored.as_ref().map(Snapshot::read).transpose()?, lease))
+        };
+        match look().await {
+            Err(StoreError::Unreadable(unreadable)) => {
+                self.treat(key, unreadable).await?;
+                look().await
+            }
+            other => other,
+        }
     }
 
     /// Writes `record` as `version`: over the record of version `over`, or where there is none.
@@ -116,32 +164,118 @@ impl Sessions {
             ttl: self.ttl(record, self.now()),
             payload: record.encode()?,
         };
-        match over {
-            None => match self.timed(StoreOp::Create, self.store.create(key, new, fence)).await? {
-                Created::Won => Ok(Written::Done),
-                Created::Lost(stored) => Ok(Written::Conflict(read(Some(&stored))?)),
-                Created::Fenced => Ok(Written::Fenced),
-            },
-            Some(over) => match self
-                .timed(StoreOp::Replace, self.store.replace(key, over, new, fence))
-                .await?
-            {
-                Replaced::Done => Ok(Written::Done),
-                Replaced::Conflict(stored) => Ok(Written::Conflict(read(stored.as_ref())?)),
-                Replaced::Fenced => Ok(Written::Fenced),
-            },
-        }
+        let there = match over {
+            None => {
+                let created = self.timed(StoreOp::Create, self.store.create(key, new, fence));
+                match created.await {
+                    Ok(Created::Won) => return Ok(Written::Done),
+                    Ok(Created::Fenced) => return Ok(Written::Fenced),
+                    Ok(Created::Lost(stored)) => Ok(Some(stored)),
+                    Err(error) => Err(error),
+                }
+            }
+            Some(over) => {
+                let replaced = self.timed(StoreOp::Replace, self.store.replace(key, over, new, fence));
+                match replaced.await {
+                    Ok(Replaced::Done) => return Ok(Written::Done),
+                    Ok(Replaced::Fenced) => return Ok(Written::Fenced),
+                    Ok(Replaced::Conflict(stored)) => Ok(stored),
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        self.conflict(key, there).await
     }
 
-    /// Removes the record of version `expected`.
+    /// Removes `record`, if it is still the one. A young one is remembered as removed first, see [`Removal`].
     ///
     /// # Errors
     /// As [`Sessions::write`].
-    pub async fn remove(&self, key: &Key, expected: Version) -> Result<Written, StoreError> {
-        match self.timed(StoreOp::Remove, self.store.remove(key, expected)).await? {
-            Removed::Done => Ok(Written::Done),
-            Removed::Conflict(stored) => Ok(Written::Conflict(read(stored.as_ref())?)),
+    pub async fn remove(&self, key: &Key, record: &Snapshot) -> Result<Written, StoreError> {
+        if let Some(removal) = Removal::of(record, self.now()) {
+            self.remember(&Removal::key(key), removal).await?;
         }
+        match self
+            .timed(StoreOp::Remove, self.store.remove(key, record.version))
+            .await
+        {
+            Ok(Removed::Done) => Ok(Written::Done),
+            Ok(Removed::Conflict(stored)) => self.conflict(key, Ok(stored)).await,
+            Err(error) => self.conflict(key, Err(error)).await,
+        }
+    }
+
+    /// Removes a record that could not be read, unless another one has taken its place. `true` when it did.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering, or that what has taken its place cannot be read either.
+    pub async fn discard(&self, key: &Key, unreadable: &Unreadable) -> Result<bool, StoreError> {
+        match unreadable.version {
+            Some(version) => {
+                let removed = self.timed(StoreOp::Remove, self.store.remove(key, version)).await?;
+                Ok(removed == Removed::Done)
+            }
+            None => self.timed(StoreOp::Discard, self.store.discard(key)).await,
+        }
+    }
+
+    /// What stood in the way of a write.
+    async fn conflict(&self, key: &Key, there: Result<Option<Stored>, StoreError>) -> Result<Written, StoreError> {
+        let read = there.and_then(|stored| Ok(stored.as_ref().map(Snapshot::read).transpose()?));
+        match read {
+            Err(StoreError::Unreadable(unreadable)) => self.treat(key, unreadable).await,
+            other => other,
+        }
+        .map(Written::Conflict)
+    }
+
+    /// Treats a record that cannot be read by the policy. Where that removes it, looks again: another replica may have
+    /// been quicker, and have started a session since.
+    async fn treat(&self, key: &Key, unreadable: Unreadable) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        self.unreadable.met(key, &unreadable, self.on_unreadable);
+        match self.on_unreadable {
+            OnUnreadable::Reject => Err(unreadable.into()),
+            OnUnreadable::Replace => {
+                self.discard(key, &unreadable).await?;
+                self.inspect(key).await
+            }
+        }
+    }
+
+    /// The last removal of a record of `key`, where it is remembered.
+    ///
+    /// # Errors
+    /// As [`Sessions::load`].
+    pub async fn removal(&self, key: &Key) -> Result<Option<Removal>, StoreError> {
+        let key = Removal::key(key);
+        let stored = self.timed(StoreOp::Load, self.store.load(&key)).await?;
+        Ok(stored.map(|stored| Removal::decode(&stored.payload)).transpose()?)
+    }
+
+    /// The last removal counts: it takes the place of one before, also of one that cannot be read.
+    async fn remember(&self, key: &Key, removal: Removal) -> Result<(), StoreError> {
+        let new = NewRecord {
+            version: removal.version(),
+            ttl: REMEMBERED,
+            payload: removal.encode()?,
+        };
+        for _ in 0..MAX_REMEMBER {
+            let create = self.store.create(key, new.clone(), None);
+            let before = match self.timed(StoreOp::Create, create).await {
+                Ok(Created::Lost(before)) => before,
+                Ok(Created::Won | Created::Fenced) => return Ok(()),
+                Err(StoreError::Unreadable(unreadable)) => {
+                    self.discard(key, &unreadable).await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let replace = self.store.replace(key, before.version, new.clone(), None);
+            if let Replaced::Done = self.timed(StoreOp::Replace, replace).await? {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Unavailable("a removal could not be noted".to_owned()))
     }
 
     /// Moves the expiry of the record that was read as `snapshot`.
@@ -190,10 +324,17 @@ impl Sessions {
         let result = call.await;
         self.metrics
             .store_operation(operation, StoreResult::from(&result), started.elapsed());
+        match &result {
+            Ok(_) | Err(StoreError::Corrupt(_) | StoreError::Unreadable(_)) => {
+                if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::AcqRel) {
+                    self.recovered.notify_one();
+                }
+            }
+            Err(_) => self.failing.store(true, Ordering::Release),
+        }
         result
     }
 }
 
-fn read(stored: Option<&Stored>) -> Result<Option<Arc<Snapshot>>, StoreError> {
-    stored.map(Snapshot::read).transpose()
-}
+#[cfg(test)]
+mod tests;

@@ -1,27 +1,31 @@
 //! What the store holds for one installation: the jar, and what is needed to judge a late response.
 //!
-//! A record is encoded as one format byte followed by [postcard](https://postcard.jamesmunns.com/wire-format) data.
-//! The version and the expiry are not part of it: they belong to the store, which compares and moves them without
-//! reading the record.
+//! How it is encoded, and how that may change from version to version, is told in `record/form.rs`. The version of the
+//! record and the expiry are not part of it: they belong to the store, which compares and moves them without reading the
+//! record.
+
+mod form;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::clock::Timestamp;
 use super::cookie::{Cookie, CookieKey};
 use super::glob::Glob;
 use super::jar::Jar;
-use super::store::{Payload, StoreError, Stored, Version};
+use super::lineage::{Known, Lineage};
+use super::store::{Stored, Unreadable, Version};
 
-/// The format this version writes and reads.
-const FORMAT: u8 = 1;
+pub use form::FIRST_SEALED;
+use form::Sections;
 
 /// No request is in flight for longer than this: what changed before need not be remembered.
-const IN_FLIGHT_HORIZON: Duration = Duration::from_secs(3600);
+pub const IN_FLIGHT_HORIZON: Duration = Duration::from_secs(3600);
 
 /// The most changes that are remembered, so that a backend which invents names cannot grow a record for ever.
 const MAX_HISTORY: usize = 64;
@@ -60,6 +64,9 @@ pub struct Record {
     pub(super) settles_at: Option<Timestamp>,
     pub(super) jar: Jar,
     history: Vec<Changes>,
+    /// Encoded by themselves, after all of the above.
+    #[serde(skip)]
+    sections: Sections,
 }
 
 impl fmt::Debug for Record {
@@ -82,6 +89,7 @@ impl Record {
             settles_at: None,
             jar: Jar::new(),
             history: Vec::new(),
+            sections: Sections::default(),
         }
     }
 
@@ -95,6 +103,14 @@ impl Record {
     #[must_use]
     pub const fn jar(&self) -> &Jar {
         &self.jar
+    }
+
+    /// About how many bytes of memory it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let cookies = self.jar.iter().map(Cookie::footprint).sum::<usize>();
+        // What is remembered of a cookie is smaller than a cookie.
+        cookies + self.history.len() * 160 + size_of::<Self>()
     }
 
     /// When the session started.
@@ -154,50 +170,41 @@ impl Record {
         }
     }
 
-    /// The highest rank of any change to `key` since a request was sent with `sent` (rule C1); `None` when nobody
-    /// changed it. For a request that was sent with another record, or none, everything here is a change.
-    pub(super) fn changed_since(&self, key: &CookieKey, sent: Option<&Snapshot>) -> Option<Rank> {
-        let same_record = sent.filter(|sent| sent.record.born == self.born);
-        let after = same_record.map_or(0, |sent| sent.version.seq);
-        let recorded = self
-            .history
-            .iter()
-            .find(|changes| changes.key == *key)
-            .and_then(|changes| {
-                [Rank::Auth, Rank::Unsafe, Rank::Safe]
-                    .into_iter()
-                    .find(|rank| last(&changes.last, *rank) > after)
-            });
-        match same_record {
-            Some(_) => recorded,
-            None => recorded.max(self.jar.get(key).map(|_| self.born_rank)),
+    /// Whether the last change of that rank, whose number the request should know, is one that it cannot have known: it
+    /// came after the last one that `sent` tells of.
+    fn diverged(&self, changes: &Changes, rank: Rank, sent: &Snapshot) -> bool {
+        let sent = &sent.record;
+        if sent.born != self.born {
+            return false;
         }
+        let before = sent.history.iter().find(|before| before.key == changes.key);
+        let seq = last(&changes.last, rank);
+        let is_another = seq != before.map_or(0, |before| last(&before.last, rank));
+        // Its time is that of the last of them.
+        let is_last = changes.last.iter().all(|other| *other <= seq);
+        (is_another || is_last) && changes.at > before.map_or_else(|| sent.changed_at(), |before| before.at)
     }
 
-    /// The stored form. Secret.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`] when the encoder refuses, which nothing that a record can hold makes it do.
-    pub fn encode(&self) -> Result<Payload, StoreError> {
-        postcard::to_extend(self, vec![FORMAT])
-            .map(|bytes| Payload(Bytes::from(bytes)))
-            .map_err(|error| StoreError::Corrupt(format!("record: {error}")))
+    /// Whether this is what `sent`, a later version of the same record, once was: the store lost the writes between,
+    /// and nothing has changed since.
+    pub(super) fn is_rewound_from(&self, sent: &Snapshot) -> bool {
+        self.born == sent.record.born
+            && !self
+                .history
+                .iter()
+                .any(|changes| RANKS.into_iter().any(|rank| self.diverged(changes, rank, sent)))
     }
 
-    /// Reads the stored form.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`] for anything that [`Record::encode`] of this version did not write.
-    pub fn decode(payload: &Payload) -> Result<Self, StoreError> {
-        match payload.0.split_first() {
-            Some((&FORMAT, encoded)) => {
-                postcard::from_bytes(encoded).map_err(|error| StoreError::Corrupt(format!("record: {error}")))
-            }
-            Some((format, _)) => Err(StoreError::Corrupt(format!("record of unknown format {format}"))),
-            None => Err(StoreError::Corrupt("empty record".to_owned())),
-        }
+    /// When a cookie was last set or deleted, as far as that is remembered.
+    #[must_use]
+    pub fn changed_at(&self) -> Timestamp {
+        let changes = self.history.iter().map(|changes| changes.at);
+        changes.fold(self.started_at, Timestamp::max)
     }
 }
+
+/// The highest first.
+const RANKS: [Rank; 3] = [Rank::Auth, Rank::Unsafe, Rank::Safe];
 
 const fn index(rank: Rank) -> usize {
     match rank {
@@ -269,19 +276,49 @@ pub struct Snapshot {
     pub expires_at: Timestamp,
     /// The record.
     pub record: Record,
+    /// On what it builds, when it was not read but is served before it is stored; its version is then a prediction.
+    pub lineage: Option<Lineage>,
 }
 
 impl Snapshot {
+    /// The highest rank of any change to `key` since a request was sent with `sent` (rule C1); `None` when nobody
+    /// changed it. For a request that was sent with another record, or none, everything here is a change.
+    ///
+    /// The numbers of the versions tell, but for one case: a store that lost its last writes in a failover gives their
+    /// numbers again. Then the history tells, see [`Record::diverged`].
+    pub(super) fn changed_since(&self, key: &CookieKey, sent: Option<&Self>) -> Option<Rank> {
+        let known = sent.and_then(|sent| Known::of(self, sent));
+        let record = &self.record;
+        let is_news = |changes: &Changes, rank| {
+            let seq = last(&changes.last, rank);
+            let known = known.as_ref().is_some_and(|known| known.has(seq));
+            seq > 0 && (!known || sent.is_some_and(|sent| record.diverged(changes, rank, sent)))
+        };
+        let changes = record.history.iter().find(|changes| changes.key == *key);
+        let recorded = changes.and_then(|changes| RANKS.into_iter().find(|rank| is_news(changes, *rank)));
+        if known.as_ref().is_some_and(|known| known.birth) {
+            return recorded;
+        }
+        recorded.max(record.jar.get(key).map(|_| record.born_rank))
+    }
+
+    /// The last stored version of the record that this builds on; 0 for none.
+    #[must_use]
+    pub fn base(&self) -> u64 {
+        self.lineage.as_ref().map_or(self.version.seq, Lineage::base)
+    }
+
     /// Reads what the store returned.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when it cannot be read.
-    pub fn read(stored: &Stored) -> Result<Arc<Self>, StoreError> {
-        let record = Record::decode(&stored.payload)?;
+    /// [`Unreadable`], with the version, when it cannot be read.
+    pub fn read(stored: &Stored) -> Result<Arc<Self>, Unreadable> {
+        let record = Record::decode(&stored.payload).map_err(|unreadable| unreadable.of(stored.version))?;
         Ok(Arc::new(Self {
             version: stored.version,
             expires_at: stored.expires_at,
             record,
+            lineage: None,
         }))
     }
 }

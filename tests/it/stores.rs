@@ -3,6 +3,7 @@
 mod contract;
 mod memory;
 mod redis;
+mod sealed;
 mod sqlite;
 
 use std::future::Future;
