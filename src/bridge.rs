@@ -418,4 +418,6 @@ impl From<&Rejected> for CookieDrop {
 }
 
 #[cfg(test)]
+mod explorer;
+#[cfg(test)]
 mod tests;
