@@ -70,13 +70,27 @@ impl Plan {
         let installations = if rng.u8(0..4) == 0 { rng.u8(2..=3) } else { 1 };
         let habits = match rng.u8(0..3) {
             0 => ALWAYS_STARTS,
-            1 => Habits { page_starts: 60, rotates: 30, revives: 50, fresh_log_out: 0 },
-            _ => Habits { page_starts: 100, rotates: 10, revives: 80, fresh_log_out: 40 },
+            1 => Habits {
+                page_starts: 60,
+                rotates: 30,
+                revives: 50,
+                fresh_log_out: 0,
+            },
+            _ => Habits {
+                page_starts: 100,
+                rotates: 10,
+                revives: 80,
+                fresh_log_out: 40,
+            },
         };
         let mut clients = Vec::new();
         for key in 0..installations {
             for _ in 0..rng.usize(1..=4) {
-                clients.push((0..rng.usize(1..=4)).map(|_| step(&mut rng, replicas, key, weather)).collect());
+                clients.push(
+                    (0..rng.usize(1..=4))
+                        .map(|_| step(&mut rng, replicas, key, weather))
+                        .collect(),
+                );
             }
         }
         let mut faults = Vec::new();
@@ -113,7 +127,11 @@ impl Plan {
             replicas,
             installations,
             habits,
-            faults_per_mille: if weather >= Weather::Cuts { [0, 30, 150][rng.usize(0..3)] } else { 0 },
+            faults_per_mille: if weather >= Weather::Cuts {
+                [0, 30, 150][rng.usize(0..3)]
+            } else {
+                0
+            },
             slow: rng.bool(),
             clients,
             faults,
@@ -149,7 +167,12 @@ impl Plan {
         let replicas: Vec<_> = (0..self.replicas)
             .map(|number| Replica::start(number, &server, &clock, &backend, &sky))
             .collect();
-        let faults = tokio::spawn(bring(self.faults.clone(), Arc::clone(&server), replicas.clone(), Arc::clone(&weather)));
+        let faults = tokio::spawn(bring(
+            self.faults.clone(),
+            Arc::clone(&server),
+            replicas.clone(),
+            Arc::clone(&weather),
+        ));
         let clients: Vec<_> = self
             .clients
             .iter()
@@ -174,11 +197,17 @@ impl Plan {
         log.note("-- the faults are over".to_owned());
         weather.over.store(true, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(20)).await;
-        let dead: Vec<bool> = replicas.iter().map(|replica| replica.dead.load(Ordering::SeqCst)).collect();
+        let dead: Vec<bool> = replicas
+            .iter()
+            .map(|replica| replica.dead.load(Ordering::SeqCst))
+            .collect();
         let living: Vec<_> = replicas.iter().filter(|replica| !dead[replica.number]).collect();
         for replica in &living {
             if replica.pending.len() > 0 {
-                log.broke("F3", format!("{} changes wait for ever on r{}", replica.pending.len(), replica.number));
+                log.broke(
+                    "F3",
+                    format!("{} changes wait for ever on r{}", replica.pending.len(), replica.number),
+                );
             }
         }
         for key in self.keys() {
@@ -226,7 +255,10 @@ impl Plan {
                 smaller.push(plan);
             }
             if self.faults_per_mille > 0 {
-                smaller.push(Self { faults_per_mille: 0, ..self.clone() });
+                smaller.push(Self {
+                    faults_per_mille: 0,
+                    ..self.clone()
+                });
             }
             match smaller.into_iter().find(breaks) {
                 Some(plan) => self = plan,
@@ -266,8 +298,14 @@ async fn client(steps: Vec<Step>, replicas: Vec<Arc<Replica>>) {
     for step in steps {
         tokio::time::sleep(step.pause).await;
         // A balancer sends nobody to a dead replica.
-        let living = |index: usize| !replicas[(step.replica + index) % replicas.len()].dead.load(Ordering::SeqCst);
-        let Some(index) = (0..replicas.len()).find(|index| living(*index)) else { return };
+        let living = |index: usize| {
+            !replicas[(step.replica + index) % replicas.len()]
+                .dead
+                .load(Ordering::SeqCst)
+        };
+        let Some(index) = (0..replicas.len()).find(|index| living(*index)) else {
+            return;
+        };
         let replica = Arc::clone(&replicas[(step.replica + index) % replicas.len()]);
         let request = tokio::time::timeout(step.leaves.unwrap_or(Duration::MAX), replica.carry(step.job));
         tokio::select! {
@@ -283,7 +321,12 @@ async fn died(replica: &Replica) {
     }
 }
 
-async fn bring(mut faults: Vec<(Duration, Fault)>, server: Arc<Server>, replicas: Vec<Arc<Replica>>, weather: Arc<Random>) {
+async fn bring(
+    mut faults: Vec<(Duration, Fault)>,
+    server: Arc<Server>,
+    replicas: Vec<Arc<Replica>>,
+    weather: Arc<Random>,
+) {
     faults.sort_by_key(|(at, _)| *at);
     let began = Instant::now();
     for (at, fault) in faults {
@@ -331,9 +374,9 @@ impl Random {
     fn draw<T>(&self, replica: usize, key: &Key, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
         let mut luck = self.luck.lock().unwrap();
         let place = (replica as u64) << 8 | u64::from(key.as_bytes()[0]);
-        let rng = luck.entry((replica, *key)).or_insert_with(|| {
-            fastrand::Rng::with_seed(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ place)
-        });
+        let rng = luck
+            .entry((replica, *key))
+            .or_insert_with(|| fastrand::Rng::with_seed(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ place));
         draw(rng)
     }
 
@@ -347,7 +390,12 @@ impl Random {
     }
 
     async fn thaw(&self, replica: usize) {
-        let until = self.links.lock().unwrap().get(replica).and_then(|link| link.frozen_until);
+        let until = self
+            .links
+            .lock()
+            .unwrap()
+            .get(replica)
+            .and_then(|link| link.frozen_until);
         if let Some(until) = until {
             tokio::time::sleep_until(until).await;
         }
@@ -355,7 +403,12 @@ impl Random {
 }
 
 impl Sky for Random {
-    fn before<'a>(&'a self, replica: usize, key: &'a Key, _: &'a str) -> Pin<Box<dyn Future<Output = Fate> + Send + 'a>> {
+    fn before<'a>(
+        &'a self,
+        replica: usize,
+        key: &'a Key,
+        _: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Fate> + Send + 'a>> {
         Box::pin(async move {
             let Some(link) = self.links.lock().unwrap().get(replica).copied() else {
                 return Fate::Answered;
@@ -371,7 +424,9 @@ impl Sky for Random {
             tokio::time::sleep(self.pause(replica, key)).await;
             let fails = self.draw(replica, key, |rng| rng.u32(0..1000) < self.faults_per_mille);
             if fails && !self.over.load(Ordering::SeqCst) {
-                return self.draw(replica, key, |rng| [Fate::Refused, Fate::AnswerLost, Fate::CallLost][rng.usize(0..3)]);
+                return self.draw(replica, key, |rng| {
+                    [Fate::Refused, Fate::AnswerLost, Fate::CallLost][rng.usize(0..3)]
+                });
             }
             Fate::Answered
         })

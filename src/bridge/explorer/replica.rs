@@ -126,29 +126,32 @@ impl Replica {
         let this = Arc::clone(self);
         SeenThrough::new(self.tasks.clone(), move |dispatched| async move {
             let begun = this.server.timeline(&job.key).len();
+            let before = (this.server.rules.troubles(this.number), this.server.rules.losses());
             let was_waiting = this.pending.waits(&job.key);
             let ready = match this.acquire.acquire(&job.key, job.ask.is_safe()).await {
                 Ok(ready) => ready,
                 Err(error) => {
-                    this.server.log.note(format!("r{} {} {:?}: {error:?}", this.number, name(&job.key), job.ask));
+                    this.server
+                        .log
+                        .note(format!("r{} {} {:?}: {error:?}", this.number, name(&job.key), job.ask));
                     if matches!(error, AcquireError::WaitTimeout) {
                         this.server.log.broke("S3", format!("{:?} waited in vain", job.ask));
                     }
                     return Ended::Refused;
                 }
             };
-            this.judge_ready(&job, &ready, begun, was_waiting);
+            this.judge_ready(&job, &ready, begun, was_waiting, before.0);
             if let (Some(snapshot), None) = (&ready.snapshot, &ready.lead) {
                 this.touch.used(&job.key, snapshot);
             }
             dispatched.mark();
-            this.exchange(job, ready).await
+            this.exchange(job, ready, before).await
         })
         .await
     }
 
     /// F1, S1, S2 and S4: what a request goes on with.
-    fn judge_ready(&self, job: &Job, ready: &Ready, begun: usize, was_waiting: bool) {
+    fn judge_ready(&self, job: &Job, ready: &Ready, begun: usize, was_waiting: bool, troubles: usize) {
         let (log, rules) = (&self.server.log, &self.server.rules);
         let cookies = cookies_of(ready.snapshot.as_deref());
         log.note(format!(
@@ -162,25 +165,40 @@ impl Replica {
         let seen = &timeline[begun - 1..];
         let has_session = cookies.contains_key("sid");
         if seen.iter().all(|state| state.sid().is_some()) && !has_session && !was_waiting {
-            log.broke("F1", "a session was there all the time, and the request goes without".to_owned());
+            log.broke(
+                "F1",
+                "a session was there all the time, and the request goes without".to_owned(),
+            );
         }
         if let Some(lead) = &ready.lead {
-            rules.leads(&job.key, self.number, lead.token());
+            if rules.troubles(self.number) == troubles {
+                rules.leads(&job.key, self.number, lead.token());
+            }
             if has_session {
                 log.broke("S1", "a request with a session leads".to_owned());
             }
-        } else if !has_session && !(job.ask.is_safe() && rules.barren_so_far(&job.key) > 0 ) {
-            log.broke("S2", "a request without a session was let go without the lead".to_owned());
+        } else if !has_session && !(job.ask.is_safe() && rules.barren_so_far(&job.key) > 0) {
+            log.broke(
+                "S2",
+                "a request without a session was let go without the lead".to_owned(),
+            );
         }
         let version = ready.snapshot.as_ref().map(|snapshot| snapshot.version);
         let untroubled = rules.troubles(self.number) == 0;
         let late = ready.waited && seen[0].sid().is_none();
-        if untroubled && (super::LATE_FOLLOWERS || !late) && !seen.iter().any(|state: &State| state.version == version) {
-            log.broke("S4", format!("{:?} goes with a record older than what was stored when it came", job.ask));
+        if untroubled && (super::LATE_FOLLOWERS || !late) && !seen.iter().any(|state: &State| state.version == version)
+        {
+            log.broke(
+                "S4",
+                format!(
+                    "{:?} goes with a record older than what was stored when it came",
+                    job.ask
+                ),
+            );
         }
     }
 
-    async fn exchange(self: &Arc<Self>, job: Job, ready: Ready) -> Ended {
+    async fn exchange(self: &Arc<Self>, job: Job, ready: Ready, (troubles, losses): (usize, usize)) -> Ended {
         let (log, rules) = (Arc::clone(&self.server.log), Arc::clone(&self.server.rules));
         let Ready { snapshot, lead, .. } = ready;
         let cookies = cookies_of(snapshot.as_deref());
@@ -190,7 +208,6 @@ impl Replica {
             }
         }
         let sent_at = self.server.timeline(&job.key).len();
-        let (troubles, losses) = (rules.troubles(self.number), rules.losses());
         tokio::time::sleep(job.takes[0]).await;
         let what = format!("backend r{} {} {:?}", self.number, name(&job.key), job.ask);
         let _ = self.sky.before(usize::MAX, &job.key, &what).await;
@@ -207,7 +224,11 @@ impl Replica {
             says: answer.says.clone(),
             answered: false,
         });
-        log.note(format!("{what} with {:?} says {:?} (response {number})", cookies.get("sid"), answer.says));
+        log.note(format!(
+            "{what} with {:?} says {:?} (response {number})",
+            cookies.get("sid"),
+            answer.says
+        ));
         if answer.started {
             rules.started(number, &self.server.timeline(&job.key));
         }
@@ -234,7 +255,10 @@ impl Replica {
         let settle = (lead.is_some() && has_body).then_some(BODY_WAIT);
         let change = Change::new(snapshot, said, settle);
         let committed = self.commit.commit(&job.key, change, lead.as_ref()).await;
-        log.note(format!("response {number} goes out{}", if committed.waits { ", its change waits" } else { "" }));
+        log.note(format!(
+            "response {number} goes out{}",
+            if committed.waits { ", its change waits" } else { "" }
+        ));
         rules.answered(number);
         if !committed.waits {
             rules.kept(number, &self.server.timeline(&job.key), "S4");
@@ -277,5 +301,7 @@ fn set_cookies(says: &[(String, Option<String>)], at: Timestamp) -> Vec<Cookie> 
         Some(value) => format!("{name}={value}; Path=/"),
         None => format!("{name}=; Max-Age=0; Path=/"),
     };
-    says.iter().map(|said| parse_set_cookie(line(said).as_bytes(), &origin, at).unwrap()).collect()
+    says.iter()
+        .map(|said| parse_set_cookie(line(said).as_bytes(), &origin, at).unwrap())
+        .collect()
 }

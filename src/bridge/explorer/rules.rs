@@ -21,7 +21,7 @@ pub(super) struct Told {
     /// How many states the store had been in when the request was sent.
     pub(super) sent_at: usize,
     pub(super) lead: Option<LeaseToken>,
-    /// See [`Rules::troubles`], when the request was sent.
+    /// See [`Rules::troubles`], when the request came.
     pub(super) troubles: usize,
     /// See [`Rules::losses`], likewise.
     pub(super) losses: usize,
@@ -117,19 +117,26 @@ impl Rules {
     pub(super) fn leads(&self, key: &Key, replica: usize, token: LeaseToken) {
         let mut known = self.known.lock().unwrap();
         if let Some((_, other, _)) = known.leading.iter().find(|(led, ..)| led == key) {
-            self.log.broke("S1", format!("r{other} and r{replica} lead at once for {}", name(key)));
+            self.log
+                .broke("S1", format!("r{other} and r{replica} lead at once for {}", name(key)));
         }
         known.leading.push((*key, replica, token));
     }
 
     pub(super) fn led(&self, token: LeaseToken) {
-        self.known.lock().unwrap().leading.retain(|(_, _, other)| *other != token);
+        self.known
+            .lock()
+            .unwrap()
+            .leading
+            .retain(|(_, _, other)| *other != token);
     }
 
     /// Something went wrong between that replica, or all of them, and the store: its leads may be lost.
     pub(super) fn trouble(&self, replica: Option<usize>) {
         let mut known = self.known.lock().unwrap();
-        known.leading.retain(|(_, other, _)| replica.is_some_and(|replica| replica != *other));
+        known
+            .leading
+            .retain(|(_, other, _)| replica.is_some_and(|replica| replica != *other));
         *known.troubles.entry(replica).or_default() += 1;
     }
 
@@ -165,20 +172,42 @@ impl Rules {
             if !gone && before.barren == barren && !cut_off {
                 self.log.broke(
                     "S1",
-                    format!("response {number} starts a second session of {} beside response {}", name(&told.key), before.told),
+                    format!(
+                        "response {number} starts a second session of {} beside response {}",
+                        name(&told.key),
+                        before.told
+                    ),
                 );
             }
         }
         let at = timeline.len();
-        known.starts.insert(told.key, Start { at, barren, told: number });
+        known.starts.insert(
+            told.key,
+            Start {
+                at,
+                barren,
+                told: number,
+            },
+        );
     }
 
     /// The store holds something else than before.
-    pub(super) fn stored(&self, key: &Key, timeline: &[State], record: Option<&Stored>, now: Timestamp, holder: Option<LeaseToken>) {
-        let (Some(new), Some(old)) = (timeline.last(), timeline.len().checked_sub(2).map(|index| &timeline[index])) else {
+    pub(super) fn stored(
+        &self,
+        key: &Key,
+        timeline: &[State],
+        record: Option<&Stored>,
+        now: Timestamp,
+        holder: Option<LeaseToken>,
+    ) {
+        let (Some(new), Some(old)) = (
+            timeline.last(),
+            timeline.len().checked_sub(2).map(|index| &timeline[index]),
+        ) else {
             return;
         };
-        self.log.note(format!("store: {} is {:?} ({:?})", name(key), new.cookies, new.cause));
+        self.log
+            .note(format!("store: {} is {:?} ({:?})", name(key), new.cookies, new.cause));
         if let Some(record) = record
             && !(now < record.expires_at && record.expires_at <= now.saturating_add(IDLE))
         {
@@ -192,7 +221,7 @@ impl Rules {
         let known = self.known.lock().unwrap();
         match new.cause {
             Cause::Write { fence } => self.written(&known, timeline, old, new, fence, holder),
-            Cause::Remove => self.removed(&known, key, old),
+            Cause::Remove => self.removed(&known, key, old, timeline),
             Cause::Expired | Cause::Loss => {}
         }
     }
@@ -215,10 +244,16 @@ impl Rules {
         for (cookie, number) in &changed {
             let author = &known.told[*number];
             if changed.iter().any(|(_, other)| other != number) {
-                self.log.broke("C2", format!("one write with cookies of several responses: {changed:?}"));
+                self.log.broke(
+                    "C2",
+                    format!("one write with cookies of several responses: {changed:?}"),
+                );
             }
             if author.new_value("sid").is_some_and(|sid| new.sid() != Some(sid)) {
-                self.log.broke("C2", format!("{cookie} of response {number} was kept, and its session was not"));
+                self.log.broke(
+                    "C2",
+                    format!("{cookie} of response {number} was kept, and its session was not"),
+                );
             }
         }
         let Some(sid) = new.sid().filter(|sid| old.sid() != Some(*sid)) else {
@@ -229,14 +264,19 @@ impl Rules {
         if let Some(last) = before.iter().rposition(|state| state.sid() == Some(sid))
             && !lost_since(last + 1)
         {
-            self.log.broke("C3", format!("session {sid} came back after it had gone"));
+            self.log
+                .broke("C3", format!("session {sid} came back after it had gone"));
         }
         let number = known.authors[sid];
         let author = &known.told[number];
         if old.sid().is_none() && author.lead.is_some() && (fence.is_none() || fence != holder) {
-            self.log.broke("S3", format!("response {number} started {sid} without the lease"));
+            self.log
+                .broke("S3", format!("response {number} started {sid} without the lease"));
         }
         let sent_at = known.sent_at(number, before);
+        if !super::BUILT_ON_WAITING && known.waited(author, timeline) {
+            return;
+        }
         if lost_since(sent_at.max(1)) {
             return;
         }
@@ -244,11 +284,17 @@ impl Rules {
         if since.iter().any(|state| state.cause == Cause::Remove) && author.rank < Rank::Auth {
             let with = author.sent_value("sid").unwrap_or("nothing");
             if author.sent.is_some() || super::SENT_WITH_NOTHING {
-                self.log.broke("C3", format!("response {number}, sent with {with}, brought a removed record back"));
+                self.log.broke(
+                    "C3",
+                    format!("response {number}, sent with {with}, brought a removed record back"),
+                );
             }
         }
         if old.sid().is_some() && old.sid() != author.sent_value("sid") {
-            let since_gone = since.iter().rposition(|state| state.sid().is_none()).map_or(0, |index| index + 1);
+            let since_gone = since
+                .iter()
+                .rposition(|state| state.sid().is_none())
+                .map_or(0, |index| index + 1);
             let highest = since[since_gone..]
                 .iter()
                 .filter_map(State::sid)
@@ -258,20 +304,29 @@ impl Rules {
             if highest.is_some_and(|highest| highest >= author.rank) {
                 self.log.broke(
                     "C1",
-                    format!("{sid} of response {number} ({:?}) overwrote {:?} of rank {highest:?}", author.rank, old.sid()),
+                    format!(
+                        "{sid} of response {number} ({:?}) overwrote {:?} of rank {highest:?}",
+                        author.rank,
+                        old.sid()
+                    ),
                 );
             }
         }
     }
 
-    fn removed(&self, known: &Known, key: &Key, old: &State) {
+    fn removed(&self, known: &Known, key: &Key, old: &State, timeline: &[State]) {
         let Some(sid) = old.sid() else { return };
         let rank = known.told[known.authors[sid]].rank;
         let explained = known.told.iter().any(|told| {
-            told.key == *key && told.deletes("sid") && (told.rank > rank || told.sent_value("sid").is_some_and(|sent| known.descends(sid, sent)))
+            told.key == *key
+                && told.deletes("sid")
+                && ((!super::BUILT_ON_WAITING && known.waited(told, timeline))
+                    || told.rank > rank
+                    || told.sent_value("sid").is_some_and(|sent| known.descends(sid, sent)))
         });
         if !explained {
-            self.log.broke("C1", format!("no log-out may have removed {sid} of rank {rank:?}"));
+            self.log
+                .broke("C1", format!("no log-out may have removed {sid} of rank {rank:?}"));
         }
     }
 
@@ -279,20 +334,28 @@ impl Rules {
     pub(super) fn kept(&self, number: usize, timeline: &[State], rule: &'static str) {
         let known = self.known.lock().unwrap();
         let told = known.told[number].clone();
+        if !super::BUILT_ON_WAITING && known.waited(&told, timeline) {
+            return;
+        }
         for (cookie, _) in &told.says {
             if let Some(value) = told.new_value(cookie)
                 && !known.is_settled(number, cookie, timeline)
             {
-                self.log.broke(rule, format!("{cookie}={value} of response {number} is lost"));
+                self.log
+                    .broke(rule, format!("{cookie}={value} of response {number} is lost"));
             }
         }
         let now = timeline.last().and_then(State::sid);
         if told.deletes("sid")
             && told.sent_value("sid").is_some()
             && now == told.sent_value("sid")
-            && !timeline.iter().skip(told.sent_at).any(|state| state.cause == Cause::Loss)
+            && !timeline
+                .iter()
+                .skip(told.sent_at)
+                .any(|state| state.cause == Cause::Loss)
         {
-            self.log.broke(rule, format!("the log-out of response {number} is lost"));
+            self.log
+                .broke(rule, format!("the log-out of response {number} is lost"));
         }
     }
 
@@ -319,6 +382,14 @@ impl Known {
 
     fn losses(&self) -> usize {
         self.troubles.get(&None).copied().unwrap_or(0)
+    }
+
+    /// Whether the request was sent with what waited for the store, and was stored otherwise in the end, if at all.
+    fn waited(&self, told: &Told, timeline: &[State]) -> bool {
+        let version = told.sent.as_ref().map(|(version, _)| *version);
+        !timeline[..told.sent_at.min(timeline.len())]
+            .iter()
+            .any(|state| state.version == version)
     }
 
     /// How far the store had come when the request was sent, as far as it could know: what it was sent with may have been
@@ -348,8 +419,13 @@ impl Known {
 
     fn is_settled(&self, number: usize, cookie: &str, timeline: &[State]) -> bool {
         let told = &self.told[number];
-        let Some(value) = told.new_value(cookie) else { return true };
-        if timeline.iter().any(|state| state.cookies.get(cookie).is_some_and(|held| held == value)) {
+        let Some(value) = told.new_value(cookie) else {
+            return true;
+        };
+        if timeline
+            .iter()
+            .any(|state| state.cookies.get(cookie).is_some_and(|held| held == value))
+        {
             return true;
         }
         let from = self.sent_at(number, timeline).clamp(1, timeline.len());
@@ -359,11 +435,15 @@ impl Known {
                 || state.cookies.get(cookie) != timeline[index - 1].cookies.get(cookie)
         });
         let superseded = self.told.iter().enumerate().any(|(other, later)| {
-            other != number && later.sent_value(cookie) == Some(value) && self.is_settled(other, cookie, timeline)
+            other != number
+                && later.sent_value(cookie) == Some(value)
+                && self.is_settled(other, cookie, timeline)
                 && (later.new_value(cookie).is_some() || later.deletes(cookie) || later.deletes("sid"))
         });
         let other_session = cookie != "sid"
-            && told.new_value("sid").is_some_and(|sid| !timeline.iter().any(|state| state.sid() == Some(sid)))
+            && told
+                .new_value("sid")
+                .is_some_and(|sid| !timeline.iter().any(|state| state.sid() == Some(sid)))
             && self.is_settled(number, "sid", timeline);
         let lease_lost = told.lead.is_some() && told.losses != self.losses();
         let fenced = told.lead.is_some_and(|token| {

@@ -47,9 +47,18 @@ impl Log {
 
     pub(super) fn note(&self, line: String) {
         // Those who wait look again and again.
-        let seen_before = |(_, before): &&(Duration, String)| before.split_once(' ').map(|(who, _)| who) == line.split_once(' ').map(|(who, _)| who);
+        let seen_before = |(_, before): &&(Duration, String)| {
+            before.split_once(' ').map(|(who, _)| who) == line.split_once(' ').map(|(who, _)| who)
+        };
         let repeats = line.contains(" observe ") || line.contains(" renew ");
-        let before = self.lines.lock().unwrap().iter().rev().find(seen_before).is_some_and(|(_, before)| *before == line);
+        let before = self
+            .lines
+            .lock()
+            .unwrap()
+            .iter()
+            .rev()
+            .find(seen_before)
+            .is_some_and(|(_, before)| *before == line);
         if repeats && before {
             return;
         }
@@ -155,7 +164,13 @@ impl Server {
 
     /// What the store held since the beginning; the first state is an empty one.
     pub(super) fn timeline(&self, key: &Key) -> Vec<State> {
-        self.book.lock().unwrap().timelines.get(key).cloned().unwrap_or_else(|| vec![nothing(Cause::Loss)])
+        self.book
+            .lock()
+            .unwrap()
+            .timelines
+            .get(key)
+            .cloned()
+            .unwrap_or_else(|| vec![nothing(Cause::Loss)])
     }
 
     /// Who holds the lease now.
@@ -185,6 +200,9 @@ impl Server {
         if !changed {
             return;
         }
+        if !is_installation(key) {
+            return;
+        }
         let snapshot = image.record.as_ref().map(|stored| Snapshot::read(stored).unwrap());
         timeline.push(State {
             version,
@@ -193,7 +211,8 @@ impl Server {
         });
         let timeline = timeline.clone();
         drop(book);
-        self.rules.stored(key, &timeline, image.record.as_ref(), now, self.holder(key));
+        self.rules
+            .stored(key, &timeline, image.record.as_ref(), now, self.holder(key));
     }
 
     fn enter_lease(&self, key: &Key, lease: Option<(LeaseToken, Timestamp)>) {
@@ -263,7 +282,8 @@ impl Server {
         let keys: Vec<Key> = self.book.lock().unwrap().images.keys().copied().collect();
         for key in keys {
             if let Some(token) = self.holder(&key) {
-                self.log.note(format!("store: the lease of {} is forgotten", name(&key)));
+                self.log
+                    .note(format!("store: the lease of {} is forgotten", name(&key)));
                 self.inner().release_lease(&key, token, LeaseEnd::Plain).await.unwrap();
                 self.enter_lease(&key, None);
             }
@@ -313,6 +333,11 @@ fn nothing(cause: Cause) -> State {
     }
 }
 
+/// Whether that is the key of an installation here: the bridge may keep other things beside its records.
+fn is_installation(key: &Key) -> bool {
+    key.as_bytes()[0] < 16
+}
+
 /// The name of an installation in the log.
 pub(super) fn name(key: &Key) -> String {
     format!("i{}", key.as_bytes()[0])
@@ -333,7 +358,12 @@ pub(super) enum Fate {
 
 /// Decides when each call takes effect, and what becomes of it.
 pub(super) trait Sky: Send + Sync + 'static {
-    fn before<'a>(&'a self, replica: usize, key: &'a Key, what: &'a str) -> Pin<Box<dyn Future<Output = Fate> + Send + 'a>>;
+    fn before<'a>(
+        &'a self,
+        replica: usize,
+        key: &'a Key,
+        what: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Fate> + Send + 'a>>;
     fn after<'a>(&'a self, replica: usize, key: &'a Key) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 }
 
@@ -369,8 +399,13 @@ impl Link {
             if matches!(fate, Fate::Answered | Fate::AnswerLost) && !self.dead.load(Ordering::SeqCst) {
                 // In the log before its consequences.
                 let answer = effect.await;
-                let told = answer.as_ref().map_or_else(|error| error.to_string(), |answer| tell(answer));
-                self.server.log.note(format!("{what} -> {told}{}", if fate == Fate::AnswerLost { " (answer lost)" } else { "" }));
+                let told = answer
+                    .as_ref()
+                    .map_or_else(|error| error.to_string(), |answer| tell(answer));
+                self.server.log.note(format!(
+                    "{what} -> {told}{}",
+                    if fate == Fate::AnswerLost { " (answer lost)" } else { "" }
+                ));
                 self.sky.after(self.replica, key).await;
                 self.while_alive().await;
                 if fate == Fate::Answered {
@@ -393,8 +428,13 @@ impl Link {
 /// An answer in few words.
 fn tell(answer: &impl std::fmt::Debug) -> String {
     let text = format!("{answer:?}");
-    let text = text.replace("version: Version ", "").replace("expires_at: ", "").replace("payload: ", "");
-    text.replace("Stored ", "").replace("LeaseState ", "").replace("Timestamp", "")
+    let text = text
+        .replace("version: Version ", "")
+        .replace("expires_at: ", "")
+        .replace("payload: ", "");
+    text.replace("Stored ", "")
+        .replace("LeaseState ", "")
+        .replace("Timestamp", "")
 }
 
 fn of(version: Version) -> String {
@@ -407,10 +447,14 @@ fn fenced(fence: Option<LeaseToken>) -> String {
 
 impl SessionStore for Link {
     fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
-        self.run(key, "load".to_owned(), false, async { self.server.inner().load(key).await })
+        self.run(key, "load".to_owned(), false, async {
+            self.server.inner().load(key).await
+        })
     }
     fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)> {
-        self.run(key, "observe".to_owned(), false, async { self.server.inner().observe(key).await })
+        self.run(key, "observe".to_owned(), false, async {
+            self.server.inner().observe(key).await
+        })
     }
     fn create<'a>(&'a self, key: &'a Key, new: NewRecord, fence: Option<LeaseToken>) -> StoreFuture<'a, Created> {
         let what = format!("create {} {}", of(new.version), fenced(fence));
@@ -427,7 +471,12 @@ impl SessionStore for Link {
         self.run(key, what, true, self.server.replace(key, expected, new, fence))
     }
     fn remove<'a>(&'a self, key: &'a Key, expected: Version) -> StoreFuture<'a, Removed> {
-        self.run(key, format!("remove {}", of(expected)), true, self.server.remove(key, expected))
+        self.run(
+            key,
+            format!("remove {}", of(expected)),
+            true,
+            self.server.remove(key, expected),
+        )
     }
     fn touch<'a>(&'a self, key: &'a Key, expected: Version, ttl: Duration) -> StoreFuture<'a, bool> {
         self.run(key, format!("touch {}", of(expected)), false, async move {
