@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -55,6 +55,9 @@ pub struct App {
 /// How long the last tasks may take once all connections are gone.
 const LAST_TASKS: Duration = Duration::from_secs(1);
 
+/// The least time that changes which wait for the store have once all connections are gone.
+const LAST_CHANGES: Duration = Duration::from_secs(1);
+
 /// Where the bridge listens.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
@@ -74,6 +77,8 @@ struct Running {
     tasks: TaskTracker,
     /// Cancelled when tunnels must end.
     forced: CancellationToken,
+    /// How long requests, and what they changed, have at shutdown once nothing is accepted any more.
+    drain_timeout: Duration,
 }
 
 /// Why the bridge cannot start. The text is for the operator and holds no secret.
@@ -108,7 +113,7 @@ impl App {
         let sessions = parts::sessions(config, Arc::clone(&store), Arc::clone(&clock), Arc::clone(&metrics));
         let pending = Pending::new(Arc::clone(&sessions), Arc::clone(&metrics));
         let upstream = upstream(&config.upstream);
-        let (readiness, probes) = probes::build(config, Arc::clone(&sessions), upstream.clone());
+        let (readiness, probes) = probes::build(config, Arc::clone(&clock), Arc::clone(&sessions), upstream.clone());
         let shutdown = Shutdown::new(config.server.drain_delay, config.server.drain_timeout);
         let (tasks, forced) = (TaskTracker::new(), CancellationToken::new());
         let edge = parts::edge(config, shutdown.drain(), Arc::clone(&clock), Arc::clone(&metrics));
@@ -142,6 +147,7 @@ impl App {
                 probes,
                 tasks,
                 forced,
+                drain_timeout: config.server.drain_timeout,
             },
         })
     }
@@ -169,6 +175,7 @@ impl App {
             probes,
             tasks,
             forced,
+            drain_timeout,
         } = self.running;
         let left_over = tasks.clone();
 
@@ -183,6 +190,13 @@ impl App {
         let service = TowerToHyperService::new(self.router);
         drain.spawn(server::serve(self.traffic, self.edge, service));
 
+        let closed = tokio::spawn({
+            let closing = drain.closing();
+            async move {
+                closing.await;
+                Instant::now()
+            }
+        });
         let ended = self.shutdown.run(|| stats.open.load(Ordering::Relaxed)).await;
         probing.abort();
         // What the last requests have left to do, such as giving back a lease.
@@ -194,6 +208,10 @@ impl App {
         if retrying.await.is_err() {
             tracing::error!("the background commits have failed");
         }
+        let spent = closed.await.map_or(drain_timeout, |at| at.elapsed());
+        pending
+            .drain(drain_timeout.saturating_sub(spent).max(LAST_CHANGES))
+            .await;
         if let Err(error) = store.close().await {
             tracing::warn!(%error, "the store was not closed cleanly");
         }
@@ -310,10 +328,12 @@ fn read_sources(
     metrics.read_from(Source::UpstreamReuses, move || stats.stats().reused);
     let stats = upstream.clone();
     metrics.read_from(Source::UpstreamRetries, move || stats.stats().retries);
-    let pending = Arc::clone(pending);
-    metrics.read_from(Source::CommitsPending, move || {
-        u64::try_from(pending.len()).unwrap_or(u64::MAX)
-    });
+    let waiting = Arc::clone(pending);
+    metrics.read_from(Source::CommitsPending, move || waiting.len() as u64);
+    let waiting = Arc::clone(pending);
+    metrics.read_from(Source::CommitsPendingBytes, move || waiting.bytes() as u64);
+    let waiting = Arc::clone(pending);
+    metrics.read_from(Source::CommitsPendingAge, move || waiting.age().as_secs());
     let readiness = Arc::clone(readiness);
     metrics.read_from(Source::Ready, move || u64::from(readiness.is_ready()));
 }

@@ -18,8 +18,11 @@
 //! | `session_bridge_set_cookies_stripped_total` | counter | | `Set-Cookie` fields taken out of responses |
 //! | `session_bridge_commit_conflicts_total` | counter | | commits that found the record changed, and were merged anew |
 //! | `session_bridge_commits_retried_total` | counter | | tries to store in the background what the store did not take at first |
-//! | `session_bridge_commits_abandoned_total` | counter | | changes given up for good: a session may have lost them |
+//! | `session_bridge_commits_superseded_total` | counter | | changes that waited and are needless, as a newer one says all that they said |
+//! | `session_bridge_commits_abandoned_total` | counter | `reason` | changes given up for good: a session may have lost them; see [`Abandoned`] |
 //! | `session_bridge_commits_pending` | gauge | | changes that wait to be stored in the background |
+//! | `session_bridge_commits_pending_bytes` | gauge | | about how much memory they take |
+//! | `session_bridge_commits_pending_age_seconds` | gauge | | for how long the oldest of them has waited |
 //! | `session_bridge_touches_total` | counter | | expiries moved |
 //! | `session_bridge_store_operations_total` | counter | `op`, `result` | calls of the store, see [`StoreOp`] and [`StoreResult`] |
 //! | `session_bridge_store_operation_duration_seconds` | histogram | `op` | how long they took, failed ones too |
@@ -45,7 +48,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-pub use labels::{CookieDrop, LeaseEvent, Method, Outcome, StatusClass, StoreOp, StoreResult};
+pub use labels::{Abandoned, CookieDrop, LeaseEvent, Method, Outcome, StatusClass, StoreOp, StoreResult};
 use labels::{Counters, Histograms};
 
 /// Upper bounds for what waits for a backend or for other requests, in seconds.
@@ -75,7 +78,8 @@ pub struct Metrics {
     set_cookies_stripped: Counter,
     commit_conflicts: Counter,
     commits_retried: Counter,
-    commits_abandoned: Counter,
+    commits_superseded: Counter,
+    commits_abandoned: Counters<1>,
     touches: Counter,
     store_operations: Counters<2>,
     store_operation_duration: Histograms<1>,
@@ -97,6 +101,10 @@ pub enum Source {
     UpstreamRetries,
     /// Changes that wait to be stored.
     CommitsPending,
+    /// The memory that they take, in bytes.
+    CommitsPendingBytes,
+    /// The age of the oldest of them, in seconds.
+    CommitsPendingAge,
     /// 1 while ready.
     Ready,
 }
@@ -124,7 +132,8 @@ impl Metrics {
             set_cookies_stripped: Counter::default(),
             commit_conflicts: Counter::default(),
             commits_retried: Counter::default(),
-            commits_abandoned: Counter::default(),
+            commits_superseded: Counter::default(),
+            commits_abandoned: Counters::new(Abandoned::ALL.len(), Counter::default),
             touches: Counter::default(),
             store_operations: Counters::new(StoreOp::ALL.len() * StoreResult::ALL.len(), Counter::default),
             store_operation_duration: Histograms::new(StoreOp::ALL.len(), quick),
@@ -145,6 +154,9 @@ impl Metrics {
         for reason in CookieDrop::ALL {
             self.cookies_dropped
                 .with(reason.index(), [("reason", reason.text())], |_| {});
+        }
+        for reason in Abandoned::ALL {
+            self.commits_abandoned(*reason, 0);
         }
     }
 
@@ -170,7 +182,8 @@ impl Metrics {
             "set_cookies_stripped": "Set-Cookie fields taken out" = self.set_cookies_stripped.clone();
             "commit_conflicts": "Commits merged anew" = self.commit_conflicts.clone();
             "commits_retried": "Commits tried again in the background" = self.commits_retried.clone();
-            "commits_abandoned": "Commits given up" = self.commits_abandoned.clone();
+            "commits_superseded": "Commits needless by newer ones" = self.commits_superseded.clone();
+            "commits_abandoned": "Commits given up" = self.commits_abandoned.family();
             "touches": "Expiries moved" = self.touches.clone();
             "store_operations": "Calls of the store" = self.store_operations.family();
             "store_operation_duration_seconds": "Time of the store" = self.store_operation_duration.family();
@@ -260,9 +273,17 @@ impl Metrics {
         self.commits_retried.inc();
     }
 
-    /// A commit was given up.
-    pub fn commit_abandoned(&self) {
-        self.commits_abandoned.inc();
+    /// So many commits that waited are needless, as a newer one says all that they said.
+    pub fn commits_superseded(&self, changes: usize) {
+        self.commits_superseded.inc_by(changes as u64);
+    }
+
+    /// So many commits were given up.
+    pub fn commits_abandoned(&self, reason: Abandoned, changes: usize) {
+        self.commits_abandoned
+            .with(reason.index(), [("reason", reason.text())], |counter| {
+                counter.inc_by(changes as u64);
+            });
     }
 
     /// The expiry of a record was moved.
@@ -312,11 +333,13 @@ struct Sources {
     upstream_reuses: Read,
     upstream_retries: Read,
     commits_pending: Read,
+    commits_pending_bytes: Read,
+    commits_pending_age: Read,
     ready: Read,
 }
 
 impl Sources {
-    const GAUGES: [(Source, &'static str, &'static str); 4] = [
+    const GAUGES: [(Source, &'static str, &'static str); 6] = [
         (
             Source::ClientConnections,
             "client_connections",
@@ -331,6 +354,16 @@ impl Sources {
             Source::CommitsPending,
             "commits_pending",
             "Changes that wait to be stored",
+        ),
+        (
+            Source::CommitsPendingBytes,
+            "commits_pending_bytes",
+            "Memory of the changes that wait to be stored",
+        ),
+        (
+            Source::CommitsPendingAge,
+            "commits_pending_age_seconds",
+            "Age of the oldest change that waits to be stored",
         ),
         (Source::Ready, "ready", "Whether this replica is ready"),
     ];
@@ -356,6 +389,8 @@ impl Sources {
             Source::UpstreamReuses => &self.upstream_reuses,
             Source::UpstreamRetries => &self.upstream_retries,
             Source::CommitsPending => &self.commits_pending,
+            Source::CommitsPendingBytes => &self.commits_pending_bytes,
+            Source::CommitsPendingAge => &self.commits_pending_age,
             Source::Ready => &self.ready,
         }
     }
@@ -423,7 +458,10 @@ mod tests {
         metrics.set_cookies_stripped(1);
         metrics.commit_conflict();
         metrics.commit_retried();
-        metrics.commit_abandoned();
+        metrics.commits_superseded(1);
+        Abandoned::ALL
+            .iter()
+            .for_each(|reason| metrics.commits_abandoned(*reason, 1));
         metrics.touched();
         for (source, _, _) in Sources::GAUGES.into_iter().chain(Sources::COUNTERS) {
             metrics.read_from(source, || 1);
@@ -496,6 +534,10 @@ mod tests {
                 }
             }
         }
+        for reason in Abandoned::ALL {
+            let series = format!("session_bridge_commits_abandoned_total{{reason=\"{}\"}}", reason.text());
+            assert_eq!(value(&text, &series), Some(1.0), "{series}");
+        }
         for op in StoreOp::ALL {
             for result in StoreResult::ALL {
                 let labels = format!("{{op=\"{}\",result=\"{}\"}}", op.text(), result.text());
@@ -523,7 +565,7 @@ mod tests {
             "session_bridge_refusals_total{slug=\"overloaded\"}",
             "session_bridge_leases_total{event=\"lost\"}",
             "session_bridge_cookies_dropped_total{reason=\"lost\"}",
-            "session_bridge_commits_abandoned_total",
+            "session_bridge_commits_abandoned_total{reason=\"full\"}",
             "session_bridge_upstream_connects_total",
             "session_bridge_ready",
         ] {

@@ -10,6 +10,8 @@ pub mod date;
 pub mod glob;
 pub mod install_id;
 pub mod jar;
+pub mod lineage;
 pub mod merge;
 pub mod record;
+pub mod removal;
 pub mod store;

@@ -34,7 +34,7 @@ impl Admin {
         let mut found = self.load(key).await?;
         for _ in 0..MAX_ATTEMPTS {
             let Some(snapshot) = found else { return Ok(false) };
-            found = match self.sessions.remove(key, snapshot.version).await? {
+            found = match self.sessions.remove(key, &snapshot).await? {
                 Written::Done => {
                     tracing::info!(install = %key, "a session was ended by an operator");
                     return Ok(true);

@@ -6,11 +6,19 @@ use std::time::Duration;
 
 use crate::bridge::sessions::Sessions;
 use crate::config::{Config, OnStoreError};
-use crate::ops::health::{Part, Readiness, Weight};
+use crate::ops::health::{Part, Patience, Readiness, Weight};
+use crate::session::clock::Clock;
 use crate::wire::upstream::Upstream;
 
 /// How often they are asked.
 const EVERY: Duration = Duration::from_millis(500);
+
+/// The store is bad once it has failed for about a second, and good again once it has answered for half of one: a
+/// connection that broke or a short pause takes no replica out, and one that flaps does not take it in and out.
+const STORE: Patience = Patience {
+    failures: 3,
+    successes: 2,
+};
 
 /// Asks, and keeps the readiness up to date.
 pub(super) struct Probes {
@@ -22,14 +30,19 @@ pub(super) struct Probes {
 
 /// A backend that is down is told, but takes no replica out of the balancer: all of them would go, and a 502 says more
 /// than no answer. The store counts where requests cannot do without it.
-pub(super) fn build(config: &Config, sessions: Arc<Sessions>, upstream: Upstream) -> (Arc<Readiness>, Probes) {
-    let mut readiness = Readiness::default();
+pub(super) fn build(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    sessions: Arc<Sessions>,
+    upstream: Upstream,
+) -> (Arc<Readiness>, Probes) {
+    let mut readiness = Readiness::new(clock);
     let weight = match config.session.on_store_error {
         OnStoreError::Reject => Weight::Required,
         OnStoreError::Stateless => Weight::Reported,
     };
-    let store_part = readiness.part("store", weight);
-    let upstream_part = readiness.part("upstream", Weight::Reported);
+    let store_part = readiness.part("store", weight, STORE);
+    let upstream_part = readiness.part("upstream", Weight::Reported, Patience::NONE);
     (
         Arc::new(readiness),
         Probes {

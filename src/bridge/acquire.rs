@@ -132,8 +132,12 @@ impl Acquire {
         let mut waited = false;
         loop {
             match self.flights.join(key) {
-                Seat::First(ticket) => match self.wait_for_others(key, seen.as_deref(), &mut waited).await? {
-                    Wait::Session(snapshot) => {
+                Seat::First(ticket) => match self.wait_for_others(key, seen.as_deref(), &mut waited).await {
+                    Err(error) => {
+                        ticket.land(Landing::Outage(error.clone()));
+                        return Err(error.into());
+                    }
+                    Ok(Wait::Session(snapshot)) => {
                         ticket.land(Landing::Session(Arc::clone(&snapshot)));
                         return Ok(Ready {
                             snapshot: Some(snapshot),
@@ -141,7 +145,7 @@ impl Acquire {
                             waited,
                         });
                     }
-                    Wait::Barren(snapshot) => {
+                    Ok(Wait::Barren(snapshot)) => {
                         ticket.land(Landing::Barren(snapshot.clone()));
                         if safe {
                             return Ok(Ready {
@@ -151,7 +155,7 @@ impl Acquire {
                             });
                         }
                     }
-                    Wait::Won(token, snapshot) => {
+                    Ok(Wait::Won(token, snapshot)) => {
                         return Ok(Ready {
                             snapshot,
                             lead: Some(self.lead(*key, token, ticket)),
@@ -165,18 +169,19 @@ impl Acquire {
                     match follower.landing().await {
                         Landing::Session(snapshot) => {
                             return Ok(Ready {
-                                snapshot: self.latest(key, seen.as_deref(), Some(snapshot)).await,
+                                snapshot: self.latest(key, seen.as_deref(), Some(snapshot)).await?,
                                 lead: None,
                                 waited,
                             });
                         }
                         Landing::Barren(snapshot) if safe => {
                             return Ok(Ready {
-                                snapshot: self.latest(key, seen.as_deref(), snapshot).await,
+                                snapshot: self.latest(key, seen.as_deref(), snapshot).await?,
                                 lead: None,
                                 waited,
                             });
                         }
+                        Landing::Outage(error) => return Err(error.into()),
                         Landing::Barren(_) | Landing::Failed => {}
                     }
                 }
@@ -187,15 +192,20 @@ impl Acquire {
     /// What the request goes on with, when the leader's response left `landed` behind. Others may have changed the
     /// record since: they had, where the request saw another session already when it came, and may have, where the
     /// leader started none.
-    async fn latest(&self, key: &Key, seen: Option<&Snapshot>, landed: Option<Arc<Snapshot>>) -> Option<Arc<Snapshot>> {
+    async fn latest(
+        &self,
+        key: &Key,
+        seen: Option<&Snapshot>,
+        landed: Option<Arc<Snapshot>>,
+    ) -> Result<Option<Arc<Snapshot>>, StoreError> {
         let version = |snapshot: &Snapshot| snapshot.version;
         let another = self.sessions.has_session(seen) && seen.map(version) != landed.as_deref().map(version);
         if self.sessions.has_session(landed.as_deref()) && !another {
-            return landed;
+            return Ok(landed);
         }
         match self.pending.overlay(key) {
-            Some(snapshot) => snapshot,
-            None => self.sessions.load(key).await.unwrap_or(landed),
+            Some(snapshot) => Ok(snapshot),
+            None => self.sessions.load(key).await,
         }
     }
 
@@ -211,12 +221,7 @@ impl Acquire {
     }
 
     /// Speaks to the store for all who wait here, until another replica's leader is done or the lease is ours.
-    async fn wait_for_others(
-        &self,
-        key: &Key,
-        seen: Option<&Snapshot>,
-        waited: &mut bool,
-    ) -> Result<Wait, AcquireError> {
+    async fn wait_for_others(&self, key: &Key, seen: Option<&Snapshot>, waited: &mut bool) -> Result<Wait, StoreError> {
         let token = LeaseToken(Uuid::new_v4().as_u128());
         let mut pause = LOOK_AGAIN.0;
         let mut barren_before = None;
@@ -253,7 +258,7 @@ impl Acquire {
 
     /// Takes the lease, or tells the count of barren leaders so far. Who wins looks again: the session may have been
     /// started, and its lease given back, since this request looked first.
-    async fn try_win(&self, key: &Key, token: LeaseToken) -> Result<Result<Wait, u32>, AcquireError> {
+    async fn try_win(&self, key: &Key, token: LeaseToken) -> Result<Result<Wait, u32>, StoreError> {
         let mut claim = Claim {
             key: *key,
             token,

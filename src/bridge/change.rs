@@ -1,13 +1,15 @@
 //! One response's change to one record, carried to the store: merge, write if nobody came first, else merge again.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::sessions::{Sessions, Written};
 use crate::metrics::{CookieDrop, Metrics};
-use crate::session::cookie::CookieKey;
+use crate::session::cookie::{Cookie, CookieKey};
+use crate::session::lineage::Landed;
 use crate::session::merge::{self, Action, Effect, Said, merge};
 use crate::session::record::{Record, Snapshot};
+use crate::session::removal::Attempt;
 use crate::session::store::{Key, LeaseToken, StoreError, Version};
 
 /// How often a write may lose against others before it is left to the background.
@@ -25,6 +27,8 @@ pub struct Change {
     /// Part of the version of whatever it writes. Drawn once, so that the record which waits for the store, and which
     /// further requests are sent with, has the same version as the one that is stored in the end.
     nonce: u32,
+    /// Its last write whose answer was lost, shared with those who try it again.
+    unsure: Arc<Mutex<Option<Attempt>>>,
 }
 
 /// What became of it.
@@ -47,6 +51,8 @@ pub struct Settled {
     pub dropped: Vec<(CookieKey, merge::Drop)>,
     /// How many cookies had to make room in the jar.
     pub evicted: usize,
+    /// Where the change lies in the store, if it is known to be there.
+    pub landed: Option<Landed>,
 }
 
 impl Settled {
@@ -89,7 +95,21 @@ impl Change {
             said,
             settle,
             nonce: fastrand::u32(..),
+            unsure: Arc::default(),
         }
+    }
+
+    /// About how many bytes of memory it takes, what the request was sent with included.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let cookies = self.said.cookies.iter().map(Cookie::footprint).sum::<usize>();
+        cookies + self.sent.as_ref().map_or(0, |sent| sent.record.size()) + size_of::<Self>()
+    }
+
+    /// Whether it may be in the store already.
+    #[must_use]
+    pub fn is_unsure(&self) -> bool {
+        self.unsure().is_some()
     }
 
     /// Carries the change out, beginning with the assumption that the record is still what was sent.
@@ -106,19 +126,27 @@ impl Change {
         fence: Option<LeaseToken>,
     ) -> Result<Outcome, StoreError> {
         for _ in 0..MAX_ATTEMPTS {
-            let (settled, action, next) = self.decide(sessions, now.as_ref());
-            let written = match action {
-                Action::Keep => return Ok(Outcome::Settled(settled)),
+            if self.was_ended(sessions, key, now.as_deref()).await? {
+                return Ok(Outcome::Settled(self.gone_with(now)));
+            }
+            let (mut settled, action, next) = self.decide(sessions, now.as_ref());
+            let written = match &action {
+                Action::Keep => {
+                    let ours = now.filter(|now| now.version.nonce == self.nonce);
+                    settled.landed = ours.as_deref().map(landed);
+                    return Ok(Outcome::Settled(settled));
+                }
                 Action::Write(record) => {
                     sessions
-                        .write(key, now.as_ref().map(|now| now.version), next, &record, fence)
+                        .write(key, now.as_ref().map(|now| now.version), next, record, fence)
                         .await
                 }
                 Action::Remove => match now.as_ref() {
-                    Some(now) => sessions.remove(key, now.version).await,
+                    Some(now) => sessions.remove(key, now).await,
                     None => return Ok(Outcome::Settled(settled)),
                 },
             };
+            settled.landed = settled.snapshot.as_deref().map(landed);
             now = match written {
                 Ok(Written::Done) => return Ok(Outcome::Settled(settled)),
                 Ok(Written::Fenced) => return Ok(Outcome::Fenced),
@@ -127,6 +155,7 @@ impl Change {
                     latest
                 }
                 Err(StoreError::Ambiguous(_)) => {
+                    self.note(settled.snapshot.as_deref());
                     let latest = sessions.load(key).await?;
                     let wanted = settled.snapshot.as_ref().map(|snapshot| snapshot.version);
                     if latest.as_ref().map(|latest| latest.version) == wanted {
@@ -142,11 +171,58 @@ impl Change {
         )))
     }
 
+    /// Remembers that `written` may be in the store.
+    fn note(&self, written: Option<&Snapshot>) {
+        if let Some(written) = written {
+            *self.unsure() = Some(Attempt {
+                born: written.record.born(),
+                version: written.version,
+                at: self.said.at,
+            });
+        }
+    }
+
+    /// Whether an earlier attempt may have been stored after all, and the session been ended since: by `now` the record
+    /// that was written is gone. Then it must not be stored again (rule C3).
+    async fn was_ended(&self, sessions: &Sessions, key: &Key, now: Option<&Snapshot>) -> Result<bool, StoreError> {
+        let Some(attempt) = *self.unsure() else {
+            return Ok(false);
+        };
+        if now.is_some_and(|now| now.record.born() == attempt.born) {
+            return Ok(false);
+        }
+        let removal = sessions.removal(key).await?;
+        Ok(removal.is_some_and(|removal| removal.may_be_of(&attempt)))
+    }
+
+    fn unsure(&self) -> MutexGuard<'_, Option<Attempt>> {
+        self.unsure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing of the change is kept: its session has been ended.
+    fn gone_with(&self, now: Option<Arc<Snapshot>>) -> Settled {
+        let cookies = self.said.cookies.iter();
+        Settled {
+            snapshot: now,
+            effect: Effect::None,
+            dropped: cookies.map(|cookie| (cookie.key(), merge::Drop::Removed)).collect(),
+            evicted: 0,
+            landed: None,
+        }
+    }
+
     /// What the change would do to `now`, without a store.
     #[must_use]
     pub fn decide(&self, sessions: &Sessions, now: Option<&Arc<Snapshot>>) -> (Settled, Action, Version) {
+        // Where the store went back in time, the number does not.
+        let sent = self
+            .sent
+            .as_ref()
+            .zip(now)
+            .filter(|(sent, now)| sent.record.born() == now.record.born());
+        let before = now.map_or(0, |now| now.version.seq);
         let next = Version {
-            seq: now.map_or(1, |now| now.version.seq.saturating_add(1)),
+            seq: before.max(sent.map_or(0, |(sent, _)| sent.base())).saturating_add(1),
             nonce: self.nonce,
         };
         let mut merged = merge(
@@ -171,6 +247,7 @@ impl Change {
             effect: merged.effect,
             dropped: merged.dropped,
             evicted: merged.evicted,
+            landed: None,
         };
         (settled, merged.action, next)
     }
@@ -182,5 +259,13 @@ fn written(sessions: &Sessions, record: &Record, version: Version) -> Snapshot {
         version,
         expires_at: now.saturating_add(sessions.ttl(record, now)),
         record: record.clone(),
+        lineage: None,
+    }
+}
+
+const fn landed(stored: &Snapshot) -> Landed {
+    Landed {
+        born: stored.record.born(),
+        seq: stored.version.seq,
     }
 }

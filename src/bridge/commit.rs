@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::change::{Change, Outcome, Settled, tell_dropped};
 use super::lead::{LEASE_TTL, Lead};
-use super::pending::Pending;
+use super::pending::{Pending, Postponed};
 use super::sessions::Sessions;
-use crate::metrics::{CookieDrop, Metrics};
+use crate::metrics::{Abandoned, CookieDrop, Metrics};
 use crate::session::merge::Effect;
 use crate::session::record::Snapshot;
 use crate::session::store::{Acquired, Key, LeaseToken, StoreError};
@@ -72,7 +72,7 @@ impl Commit {
             Ok(Outcome::Fenced) => self.lost_lease(key, change, lead).await,
             Err(error @ StoreError::Corrupt(_)) => {
                 tracing::error!(install = %key, %error, "a session change is lost");
-                self.metrics.commit_abandoned();
+                self.metrics.commits_abandoned(Abandoned::Unreadable, 1);
                 Committed::nothing(change.sent)
             }
             Err(error) => self.not_yet(key, change, fence, &error),
@@ -120,13 +120,15 @@ impl Commit {
         self.postpone(key, change, lease)
     }
 
+    /// What is given up, as too much waits already, has changed nothing.
     fn postpone(&self, key: &Key, change: Change, lease: Option<LeaseToken>) -> Committed {
-        let before = self.pending.overlay(key).unwrap_or_else(|| change.sent.clone());
-        let effect = change.decide(&self.sessions, before.as_ref()).0.effect;
-        let lease = lease.filter(|_| effect == Effect::Created);
-        Committed {
-            waits: true,
-            ..self.committed(self.pending.push(key, change, lease), effect)
+        let sent = change.sent.clone();
+        match self.pending.push(key, change, lease) {
+            Some(Postponed { snapshot, effect }) => Committed {
+                waits: true,
+                ..self.committed(snapshot, effect)
+            },
+            None => Committed::nothing(sent),
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::session::record::Snapshot;
-use crate::session::store::Key;
+use crate::session::store::{Key, StoreError};
 
 const SHARDS: usize = 64;
 
@@ -24,6 +24,8 @@ pub enum Landing {
     Barren(Option<Arc<Snapshot>>),
     /// It was cut off: the next one tries.
     Failed,
+    /// The store did not answer: it would not answer the others either, one deadline after the other.
+    Outage(StoreError),
 }
 
 type Waiting = HashMap<Key, watch::Receiver<Option<Landing>>>;

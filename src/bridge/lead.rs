@@ -1,13 +1,16 @@
 //! The lead: the right to be the one request that may start the session of an installation (rules S1 to S3).
 //!
 //! It is a lease in the store, renewed for as long as its holder works and gone within [`LEASE_TTL`] when the holder
-//! dies. What a leader writes carries the lease's token, so that a leader which lost it without noticing is refused by
+//! dies. That time is the same whatever `store.timeout` is: what counts is when a renewal reaches the store, and one is
+//! sent every half second, answered or not. What a leader writes carries the lease's token, so that a leader which lost it without noticing is refused by
 //! the store.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
 use super::flights::{Landing, Ticket};
@@ -20,6 +23,9 @@ pub const LEASE_TTL: Duration = Duration::from_millis(2000);
 
 /// How often it is renewed: three renewals may be late or lost before the lease is.
 const RENEW_EVERY: Duration = Duration::from_millis(500);
+
+/// How many renewals may wait for their answers at once.
+const MAX_RENEWALS: usize = 4;
 
 /// A held lead. Dropped without [`Lead::end`], it is passed on.
 pub struct Lead {
@@ -103,7 +109,7 @@ impl Drop for Lead {
 const fn lease_end(landing: &Landing) -> LeaseEnd {
     match landing {
         Landing::Barren(_) => LeaseEnd::Barren,
-        Landing::Session(_) | Landing::Failed => LeaseEnd::Plain,
+        Landing::Session(_) | Landing::Failed | Landing::Outage(_) => LeaseEnd::Plain,
     }
 }
 
@@ -113,24 +119,34 @@ async fn release(sessions: &Sessions, key: &Key, token: LeaseToken, end: LeaseEn
     }
 }
 
+/// What came of a renewal.
+enum Kept {
+    Yes,
+    Again,
+    Lost,
+}
+
+/// Renews the lease for ever. A renewal that is slow to be answered holds up none after it: the lease lives on what
+/// reaches the store, whenever the answer comes.
 async fn renew(key: Key, token: LeaseToken, sessions: Arc<Sessions>, metrics: Arc<Metrics>) {
-    let mut ours = true;
+    let ours = Arc::new(AtomicBool::new(true));
+    let mut asked = JoinSet::new();
+    let mut due = tokio::time::interval_at(Instant::now() + RENEW_EVERY, RENEW_EVERY);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::time::sleep(RENEW_EVERY).await;
-        let kept = match sessions.renew_lease(&key, token, LEASE_TTL).await {
-            Ok(true) if ours => continue,
-            Ok(_) => {
-                ours = false;
-                take_again(&key, token, &sessions).await
+        let kept = tokio::select! {
+            _ = due.tick(), if asked.len() < MAX_RENEWALS => {
+                let (sessions, ours) = (Arc::clone(&sessions), Arc::clone(&ours));
+                asked.spawn(async move { keep(&key, token, &sessions, &ours).await });
+                continue;
             }
-            Err(error) => Err(error),
+            Some(Ok(kept)) = asked.join_next() => kept,
+            else => continue,
         };
         match kept {
-            Ok(true) => {
-                ours = true;
-                tracing::warn!(install = %key, "a lease had run out and was taken again");
-            }
-            Ok(false) => {
+            Ok(Kept::Yes) => {}
+            Ok(Kept::Again) => tracing::warn!(install = %key, "a lease had run out and was taken again"),
+            Ok(Kept::Lost) => {
                 metrics.lease(LeaseEvent::Lost);
                 tracing::warn!(install = %key, "the lease was lost while its request is still under way");
                 return;
@@ -138,6 +154,20 @@ async fn renew(key: Key, token: LeaseToken, sessions: Arc<Sessions>, metrics: Ar
             Err(error) => tracing::warn!(install = %key, %error, "a lease could not be renewed; trying again"),
         }
     }
+}
+
+async fn keep(key: &Key, token: LeaseToken, sessions: &Sessions, ours: &AtomicBool) -> Result<Kept, StoreError> {
+    let held = sessions.renew_lease(key, token, LEASE_TTL).await?;
+    if held && ours.load(Ordering::Acquire) {
+        return Ok(Kept::Yes);
+    }
+    // Until it is known that nobody else has led meanwhile, holding it again means nothing.
+    ours.store(false, Ordering::Release);
+    if !take_again(key, token, sessions).await? {
+        return Ok(Kept::Lost);
+    }
+    ours.store(true, Ordering::Release);
+    Ok(Kept::Again)
 }
 
 /// The lease ran out, or the store was restarted empty. It is taken again only where nobody else leads, and nobody has

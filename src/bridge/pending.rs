@@ -1,7 +1,12 @@
 //! Changes that the store could not take (rule F3): kept here, tried again in the background until they are stored or
 //! superseded, and served by this replica meanwhile.
+//!
+//! They are bounded: in number, in memory and in time, see [`queue`]. What the bounds make give up is counted by its
+//! reason, and told.
 
-use std::collections::{HashMap, VecDeque};
+mod losses;
+mod queue;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,46 +16,49 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::change::{Change, Outcome};
+use super::change::Outcome;
+use super::change::{Change, Settled};
 use super::lead::LEASE_TTL;
 use super::sessions::Sessions;
-use crate::metrics::Metrics;
+use crate::metrics::{Abandoned, Metrics};
+use crate::session::merge::Effect;
 use crate::session::record::Snapshot;
 use crate::session::store::{Acquired, Key, LeaseEnd, LeaseToken, StoreError};
 
-/// The most changes that are kept; a few kilobytes each.
-const MAX_CHANGES: usize = 10_000;
+use losses::Losses;
+pub use queue::{MAX_AGE, MAX_BYTES, MAX_CHANGES};
+use queue::{Overlay, Queue, Waiting};
 
-/// The first pause between two attempts, and the longest.
+/// The first pause between two attempts, and the longest. A store that is seen to answer again ends a pause.
 const TRY_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
 /// How often a lasting outage is told.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-struct Entry {
-    /// The record as it is with all the changes: what this replica serves.
-    overlay: Option<Arc<Snapshot>>,
-    changes: VecDeque<Waiting>,
-}
-
-/// A change, and the lease of its request if that had the lead: it keeps others from starting a session meanwhile.
-#[derive(Clone)]
-struct Waiting {
-    change: Change,
-    lease: Option<LeaseToken>,
-}
+/// How often what has waited for too long is looked for.
+const LOOK_FOR_OVERDUE: Duration = Duration::from_secs(1);
 
 /// When an attempt failed last, and why. Who waited for its turn meanwhile need not try too.
 type LastFailure = Option<(Instant, StoreError)>;
+
+/// A change that waits now.
+#[derive(Debug)]
+pub struct Postponed {
+    /// The record with it, which this replica serves.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// What it does to the session.
+    pub effect: Effect,
+}
 
 /// The changes that wait for the store.
 pub struct Pending {
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
-    entries: Mutex<HashMap<Key, Entry>>,
-    /// Of changes, over all entries: read on every request, so that the map is not locked while there is none.
+    queue: Mutex<Queue>,
+    /// Of changes: read on every request, so that the queue is not locked while there is none.
     count: AtomicUsize,
     arrived: Notify,
+    losses: Losses,
     /// Held while changes are carried to the store, so that those of one record keep their order.
     flushing: tokio::sync::Mutex<LastFailure>,
 }
@@ -60,46 +68,52 @@ impl Pending {
     #[must_use]
     pub fn new(sessions: Arc<Sessions>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
+            losses: Losses::new(Arc::clone(&metrics)),
             sessions,
             metrics,
-            entries: Mutex::default(),
+            queue: Mutex::default(),
             count: AtomicUsize::new(0),
             arrived: Notify::new(),
             flushing: tokio::sync::Mutex::default(),
         })
     }
 
-    /// The record of `key` as it is with the changes that wait, where any do.
+    /// The record of `key` as it is with the changes that wait, where any do. It counts as used (rule T1); one that has
+    /// run out is forgotten, and its changes with it.
     #[must_use]
     pub fn overlay(&self, key: &Key) -> Option<Option<Arc<Snapshot>>> {
-        if self.count.load(Ordering::Acquire) == 0 {
+        if self.is_empty() {
             return None;
         }
-        self.entries().get(key).map(|entry| entry.overlay.clone())
+        let overlay = self.with_queue(|queue| queue.serve(key, &self.sessions));
+        match overlay {
+            Overlay::Absent => None,
+            Overlay::Present(record) => Some(record),
+            Overlay::Expired(changes) => {
+                self.losses.tell(Some(key), Abandoned::Expired, changes);
+                None
+            }
+        }
     }
 
-    /// Adds a change. Returns the record with it, or gives the change up when too many wait already.
+    /// Adds a change, or gives it up where the bounds are reached: `None`.
     ///
-    /// `lease`: what the request led with. Not given back, it keeps the place of the change in the store for a while.
-    pub fn push(&self, key: &Key, change: Change, lease: Option<LeaseToken>) -> Option<Arc<Snapshot>> {
-        if self.count.load(Ordering::Acquire) >= MAX_CHANGES {
-            self.metrics.commit_abandoned();
-            tracing::error!(install = %key, "a session change is lost: too many wait for the store already");
-            return change.sent;
+    /// `lease`: what the request led with. Not given back, it keeps the place of a session that starts for a while.
+    pub fn push(&self, key: &Key, change: Change, lease: Option<LeaseToken>) -> Option<Postponed> {
+        match self.with_queue(|queue| queue.push(key, change, lease, &self.sessions)) {
+            Ok(pushed) => {
+                self.metrics.commits_superseded(pushed.superseded);
+                self.arrived.notify_one();
+                Some(Postponed {
+                    snapshot: pushed.overlay,
+                    effect: pushed.effect,
+                })
+            }
+            Err(reason) => {
+                self.losses.tell(Some(key), reason, 1);
+                None
+            }
         }
-        let overlay = {
-            let mut entries = self.entries();
-            let entry = entries.entry(*key).or_insert_with(|| Entry {
-                overlay: change.sent.clone(),
-                changes: VecDeque::new(),
-            });
-            entry.overlay = change.decide(&self.sessions, entry.overlay.as_ref()).0.snapshot;
-            entry.changes.push_back(Waiting { change, lease });
-            self.count.fetch_add(1, Ordering::AcqRel);
-            entry.overlay.clone()
-        };
-        self.arrived.notify_one();
-        overlay
     }
 
     /// How many changes wait.
@@ -114,10 +128,23 @@ impl Pending {
         self.len() == 0
     }
 
+    /// About how much memory they take, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.queue().bytes()
+    }
+
+    /// For how long the oldest of them has waited.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let oldest = self.queue().oldest();
+        oldest.map_or(Duration::ZERO, |oldest| self.sessions.now().since(oldest))
+    }
+
     /// Whether changes of `key` wait.
     #[must_use]
     pub fn waits(&self, key: &Key) -> bool {
-        self.overlay(key).is_some()
+        !self.is_empty() && self.queue().holds(key)
     }
 
     /// Carries the changes of `key` to the store now, but for those that must wait for another request's lead.
@@ -133,37 +160,61 @@ impl Pending {
         }
     }
 
-    /// Carries changes to the store as they come, until `stop`, and then once more.
+    /// Carries changes to the store as they come, until `stop`, and then once more; see [`Pending::drain`].
     pub async fn run(&self, stop: CancellationToken) {
         let mut pause = TRY_AGAIN.0;
-        let mut told = None;
+        let (mut told, mut looked) = (None, Instant::now());
         loop {
             let stopping = stop.is_cancelled();
             let flushed = self.flush_all().await;
             self.tell(&flushed, &mut told);
-            let done = matches!(flushed, Ok(true));
+            if looked.elapsed() >= LOOK_FOR_OVERDUE {
+                looked = Instant::now();
+                self.drop_overdue();
+            }
             if stopping {
-                if !done {
-                    tracing::error!(
-                        changes = self.len(),
-                        "session changes are lost: the store took none at shutdown"
-                    );
-                }
                 return;
             }
-            if done {
+            if matches!(flushed, Ok(true)) {
                 pause = TRY_AGAIN.0;
                 tokio::select! {
                     () = self.arrived.notified() => {}
                     () = stop.cancelled() => {}
                 }
             } else {
+                let back = async {
+                    tokio::time::sleep(TRY_AGAIN.0).await;
+                    self.sessions.recovered().await;
+                };
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
+                    () = back => {}
                     () = stop.cancelled() => {}
                 }
                 pause = (pause * 2).min(TRY_AGAIN.1);
             }
+        }
+    }
+
+    /// The last chance of what waits, at shutdown: tries again for as long as `within`, then gives up what is left, and
+    /// tells how much that is.
+    pub async fn drain(&self, within: Duration) -> usize {
+        let all = async {
+            while !matches!(self.flush_all().await, Ok(true)) {
+                tokio::time::sleep(TRY_AGAIN.0).await;
+            }
+        };
+        // Whether it was in time shows in what is left.
+        let _ = tokio::time::timeout(within, all).await;
+        let left = self.with_queue(Queue::clear);
+        self.losses.tell(None, Abandoned::Shutdown, left);
+        left
+    }
+
+    fn drop_overdue(&self) {
+        let overdue = self.with_queue(|queue| queue.drop_overdue(self.sessions.now()));
+        for (key, reason, changes) in overdue {
+            self.losses.tell(Some(&key), reason, changes);
         }
     }
 
@@ -184,7 +235,7 @@ impl Pending {
         if self.is_empty() {
             return Ok(true);
         }
-        let keys: Vec<Key> = self.entries().keys().copied().collect();
+        let keys: Vec<Key> = self.queue().keys();
         for key in keys {
             let mut last_failure = self.flushing.lock().await;
             self.flush(&key, &mut last_failure).await?;
@@ -193,78 +244,72 @@ impl Pending {
     }
 
     async fn flush(&self, key: &Key, last_failure: &mut LastFailure) -> Result<(), StoreError> {
-        while let Some(waiting) = self.first(key) {
+        while let Some(waiting) = self.with_queue(|queue| queue.first(key)) {
             self.metrics.commit_retried();
-            match self.carry(key, &waiting).await {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
+            let landed = match self.carry(key, &waiting).await {
+                Ok(Some(settled)) => settled.landed,
+                Ok(None) => return Ok(()),
                 Err(error @ StoreError::Corrupt(_)) => {
-                    self.metrics.commit_abandoned();
-                    tracing::error!(install = %key, %error, "a session change is lost");
+                    tracing::error!(install = %key, %error, "what the store holds cannot be read");
+                    self.losses.tell(Some(key), Abandoned::Unreadable, 1);
+                    None
                 }
                 Err(error) => {
                     *last_failure = Some((Instant::now(), error.clone()));
                     return Err(error);
                 }
-            }
-            self.pop(key);
+            };
+            self.with_queue(|queue| queue.pop(key, &waiting, landed));
         }
         Ok(())
     }
 
     /// A session that nobody has started meanwhile is stored under a lease: the request's own, which may be held still,
-    /// or else a new one. `false` when another request is about to start one: its outcome comes first.
-    async fn carry(&self, key: &Key, Waiting { change, lease }: &Waiting) -> Result<bool, StoreError> {
+    /// or else a new one. `None` when another request is about to start one: its outcome comes first.
+    async fn carry(&self, key: &Key, Waiting { change, lease, .. }: &Waiting) -> Result<Option<Settled>, StoreError> {
         let now = self.sessions.load(key).await?;
         if self.sessions.has_session(now.as_deref()) {
             return self.store(key, change, now, None).await;
         }
         let token = lease.unwrap_or_else(|| LeaseToken(Uuid::new_v4().as_u128()));
         if let Acquired::Held { .. } = self.sessions.acquire_lease(key, token, LEASE_TTL).await? {
-            return Ok(false);
+            return Ok(None);
         }
         let stored = self.store(key, change, now, Some(token)).await;
-        if lease.is_none() {
-            self.sessions.release_lease(key, token, LeaseEnd::Plain).await?;
+        if lease.is_none()
+            && let Err(error) = self.sessions.release_lease(key, token, LeaseEnd::Plain).await
+        {
+            tracing::debug!(install = %key, %error, "a lease could not be given back; it runs out by itself");
         }
         stored
     }
 
-    /// `false` when the lease was lost.
+    /// `None` when the lease was lost.
     async fn store(
         &self,
         key: &Key,
         change: &Change,
         now: Option<Arc<Snapshot>>,
         fence: Option<LeaseToken>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Settled>, StoreError> {
         match change.store(&self.sessions, &self.metrics, key, now, fence).await? {
             Outcome::Settled(settled) => {
                 settled.tell(&self.metrics, key);
-                Ok(true)
+                Ok(Some(settled))
             }
-            Outcome::Fenced => Ok(false),
+            Outcome::Fenced => Ok(None),
         }
     }
 
-    fn first(&self, key: &Key) -> Option<Waiting> {
-        self.entries().get(key).and_then(|entry| entry.changes.front().cloned())
+    fn with_queue<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
+        let mut queue = self.queue();
+        let outcome = change(&mut queue);
+        self.count.store(queue.count(), Ordering::Release);
+        outcome
     }
 
-    fn pop(&self, key: &Key) {
-        let mut entries = self.entries();
-        if let Some(entry) = entries.get_mut(key) {
-            if entry.changes.pop_front().is_some() {
-                self.count.fetch_sub(1, Ordering::AcqRel);
-            }
-            if entry.changes.is_empty() {
-                entries.remove(key);
-            }
-        }
-    }
-
-    fn entries(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
         // A panic while the lock is held leaves every entry whole.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

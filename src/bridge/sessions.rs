@@ -1,21 +1,31 @@
 //! The typed front of the store: records instead of bytes, every call timed and counted.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use crate::metrics::{Metrics, StoreOp, StoreResult};
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::record::{CookiePolicy, Lifetime, Record, Snapshot};
+use crate::session::removal::{REMEMBERED, Removal};
 use crate::session::store::{
     Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreError,
     Stored, Version,
 };
+
+/// How often noting a removal may lose against other removals of the same installation.
+const MAX_REMEMBER: usize = 16;
 
 /// What the stages that touch sessions share.
 pub struct Sessions {
     store: Arc<dyn SessionStore>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    /// The last call did not get an answer.
+    failing: AtomicBool,
+    recovered: Notify,
     /// Which cookies matter.
     pub policy: CookiePolicy,
     /// How long records live.
@@ -47,6 +57,8 @@ impl Sessions {
             store,
             clock,
             metrics,
+            failing: AtomicBool::new(false),
+            recovered: Notify::new(),
             policy,
             lifetime,
         }
@@ -71,6 +83,11 @@ impl Sessions {
             .expiry(now, &self.lifetime)
             .since(now)
             .max(Duration::from_millis(1))
+    }
+
+    /// Waits until the store answers after it did not. For one who waits.
+    pub async fn recovered(&self) {
+        self.recovered.notified().await;
     }
 
     /// Whether the store can serve.
@@ -133,15 +150,55 @@ impl Sessions {
         }
     }
 
-    /// Removes the record of version `expected`.
+    /// Removes `record`, if it is still the one. A young one is remembered as removed first, see [`Removal`].
     ///
     /// # Errors
     /// As [`Sessions::write`].
-    pub async fn remove(&self, key: &Key, expected: Version) -> Result<Written, StoreError> {
-        match self.timed(StoreOp::Remove, self.store.remove(key, expected)).await? {
+    pub async fn remove(&self, key: &Key, record: &Snapshot) -> Result<Written, StoreError> {
+        if let Some(removal) = Removal::of(record, self.now()) {
+            self.remember(&Removal::key(key), removal).await?;
+        }
+        match self
+            .timed(StoreOp::Remove, self.store.remove(key, record.version))
+            .await?
+        {
             Removed::Done => Ok(Written::Done),
             Removed::Conflict(stored) => Ok(Written::Conflict(read(stored.as_ref())?)),
         }
+    }
+
+    /// The last removal of a record of `key`, where it is remembered.
+    ///
+    /// # Errors
+    /// As [`Sessions::load`].
+    pub async fn removal(&self, key: &Key) -> Result<Option<Removal>, StoreError> {
+        let key = Removal::key(key);
+        let stored = self.timed(StoreOp::Load, self.store.load(&key)).await?;
+        stored.map(|stored| Removal::decode(&stored.payload)).transpose()
+    }
+
+    /// The last removal counts: it takes the place of one before.
+    async fn remember(&self, key: &Key, removal: Removal) -> Result<(), StoreError> {
+        let new = NewRecord {
+            version: removal.version(),
+            ttl: REMEMBERED,
+            payload: removal.encode()?,
+        };
+        let created = self
+            .timed(StoreOp::Create, self.store.create(key, new.clone(), None))
+            .await?;
+        let Created::Lost(mut before) = created else {
+            return Ok(());
+        };
+        for _ in 0..MAX_REMEMBER {
+            let replace = self.store.replace(key, before.version, new.clone(), None);
+            before = match self.timed(StoreOp::Replace, replace).await? {
+                Replaced::Conflict(Some(latest)) => latest,
+                // Whoever removes it is not of this program.
+                Replaced::Conflict(None) | Replaced::Done | Replaced::Fenced => return Ok(()),
+            };
+        }
+        Err(StoreError::Unavailable("a removal could not be noted".to_owned()))
     }
 
     /// Moves the expiry of the record that was read as `snapshot`.
@@ -190,6 +247,14 @@ impl Sessions {
         let result = call.await;
         self.metrics
             .store_operation(operation, StoreResult::from(&result), started.elapsed());
+        match &result {
+            Ok(_) | Err(StoreError::Corrupt(_)) => {
+                if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::AcqRel) {
+                    self.recovered.notify_one();
+                }
+            }
+            Err(_) => self.failing.store(true, Ordering::Release),
+        }
         result
     }
 }

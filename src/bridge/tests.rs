@@ -1,5 +1,10 @@
 //! Who leads, who waits and what is stored, over several replicas in one process and virtual time.
 
+mod failover;
+mod outage;
+mod removal;
+mod waiting;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -51,7 +56,7 @@ impl Clock for Ahead {
 
 /// A store that can go away, and that counts what it is asked.
 struct Flaky {
-    inner: MemoryStore,
+    inner: Arc<MemoryStore>,
     down: AtomicBool,
     /// While it is down, calls hang until their deadline.
     hangs: AtomicBool,
@@ -61,6 +66,10 @@ struct Flaky {
     deaf: AtomicUsize,
     /// How many changes are lost on their way, answers and all.
     mute: AtomicUsize,
+    /// The store goes away with the next answer that is lost.
+    breaks: AtomicBool,
+    /// What is said of leases takes effect at once, and is answered this many milliseconds later.
+    late_leases: AtomicUsize,
     /// Leases are answered late.
     slow_leases: AtomicBool,
     loads: AtomicUsize,
@@ -68,6 +77,26 @@ struct Flaky {
 }
 
 impl Flaky {
+    fn before(inner: Arc<MemoryStore>) -> Self {
+        Self {
+            inner,
+            down: AtomicBool::new(false),
+            hangs: AtomicBool::new(false),
+            leases_down: AtomicBool::new(false),
+            deaf: AtomicUsize::new(0),
+            mute: AtomicUsize::new(0),
+            breaks: AtomicBool::new(false),
+            late_leases: AtomicUsize::new(0),
+            slow_leases: AtomicBool::new(false),
+            loads: AtomicUsize::new(0),
+            touches: AtomicUsize::new(0),
+        }
+    }
+
+    fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::SeqCst);
+    }
+
     fn gate<'a, T: Send + 'a>(&self, call: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
         if self.down.load(Ordering::SeqCst) {
             let deadline = if self.hangs.load(Ordering::SeqCst) {
@@ -84,7 +113,12 @@ impl Flaky {
     }
 
     fn change<'a, T: Send + 'a>(&'a self, call: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
-        let lost = || StoreError::Ambiguous("the answer was lost".to_owned());
+        let lost = || {
+            if self.breaks.load(Ordering::SeqCst) {
+                self.down.store(true, Ordering::SeqCst);
+            }
+            StoreError::Ambiguous("the answer was lost".to_owned())
+        };
         let call = self.gate(call);
         Box::pin(async move {
             if count_down(&self.mute) {
@@ -112,6 +146,7 @@ impl Flaky {
             if slow {
                 tokio::time::sleep(ms(50)).await;
             }
+            tokio::time::sleep(ms(self.late_leases.load(Ordering::SeqCst) as u64)).await;
             answer
         })
     }
@@ -190,23 +225,19 @@ struct Replica {
 impl World {
     fn new() -> Self {
         let clock = Arc::new(VirtualClock(Instant::now()));
-        let inner = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
-        let store = Flaky {
-            inner,
-            down: AtomicBool::new(false),
-            hangs: AtomicBool::new(false),
-            leases_down: AtomicBool::new(false),
-            deaf: AtomicUsize::new(0),
-            mute: AtomicUsize::new(0),
-            slow_leases: AtomicBool::new(false),
-            loads: AtomicUsize::new(0),
-            touches: AtomicUsize::new(0),
-        };
+        let inner = Arc::new(MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>));
         Self {
-            store: Arc::new(store),
+            store: Arc::new(Flaky::before(inner)),
             clock,
             max_age: None,
         }
+    }
+
+    /// A replica with a link of its own to the store.
+    fn linked(&self) -> (Arc<Flaky>, Arc<Replica>) {
+        let link = Arc::new(Flaky::before(Arc::clone(&self.store.inner)));
+        let replica = self.replica_over(Arc::clone(&link), Arc::clone(&self.clock) as Arc<dyn Clock>);
+        (link, replica)
     }
 
     fn replica(&self) -> Arc<Replica> {
@@ -219,6 +250,10 @@ impl World {
     }
 
     fn replica_with(&self, clock: Arc<dyn Clock>) -> Arc<Replica> {
+        self.replica_over(Arc::clone(&self.store), clock)
+    }
+
+    fn replica_over(&self, store: Arc<Flaky>, clock: Arc<dyn Clock>) -> Arc<Replica> {
         let metrics = Arc::new(Metrics::new(&[]));
         let policy = CookiePolicy::new(vec![Glob::new("*")], vec![Glob::new("sid")]);
         let lifetime = Lifetime {
@@ -226,7 +261,7 @@ impl World {
             max_age: self.max_age,
         };
         let sessions = Arc::new(Sessions::new(
-            Arc::clone(&self.store) as Arc<dyn SessionStore>,
+            store as Arc<dyn SessionStore>,
             clock,
             Arc::clone(&metrics),
             policy,
@@ -256,7 +291,7 @@ impl World {
     }
 
     fn set_down(&self, down: bool) {
-        self.store.down.store(down, Ordering::SeqCst);
+        self.store.set_down(down);
     }
 }
 
@@ -831,7 +866,7 @@ async fn f3_a_cookie_that_is_dropped_on_a_retry_is_counted() {
     there.respond(&theirs, Rank::Auth, &["sid=c; Path=/"], None).await;
     tokio::time::sleep(ms(1000)).await;
     assert_eq!(jar(here.get().await.snapshot.as_deref()), "sid=c");
-    let dropped = |line: &&str| line.contains("dropped") && !line.starts_with('#') && !line.ends_with(" 0");
+    let dropped = |line: &&str| line.contains("cookies_dropped") && !line.starts_with('#') && !line.ends_with(" 0");
     assert_eq!(here.metrics.encode().lines().filter(dropped).count(), 1);
 }
 

@@ -193,6 +193,22 @@ label! {
 }
 
 label! {
+    /// Why a change that the store had not taken was given up (F3).
+    Abandoned {
+        /// Too many waited already, or too much.
+        Full = "full",
+        /// It had waited for too long.
+        TooOld = "too_old",
+        /// Its session had run out meanwhile.
+        Expired = "expired",
+        /// What the store holds cannot be read.
+        Unreadable = "unreadable",
+        /// The store was not back before the replica stopped.
+        Shutdown = "shutdown",
+    }
+}
+
+label! {
     /// What became of the lead over starting a session (S1–S3).
     LeaseEvent {
         /// A request took the lead.

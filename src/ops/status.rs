@@ -48,14 +48,16 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::health::{Readiness, Weight};
+    use super::super::health::{Patience, Readiness, Weight};
     use super::render;
 
     #[test]
     fn the_page_tells_the_state_of_each_part() {
         let mut readiness = Readiness::default();
-        readiness.part("store", Weight::Required).failed("no answer");
-        readiness.part("upstream", Weight::Reported).ok();
+        readiness
+            .part("store", Weight::Required, Patience::NONE)
+            .failed("no answer");
+        readiness.part("upstream", Weight::Reported, Patience::NONE).ok();
         let page = render(&readiness.report());
         assert!(page.contains("<strong>not ready</strong>"), "{page}");
         assert!(
@@ -73,7 +75,9 @@ mod tests {
     #[test]
     fn a_reason_cannot_become_markup() {
         let mut readiness = Readiness::default();
-        readiness.part("store", Weight::Required).failed("<script>&");
+        readiness
+            .part("store", Weight::Required, Patience::NONE)
+            .failed("<script>&");
         let page = render(&readiness.report());
         assert!(
             page.contains("&lt;script&gt;&amp;") && !page.contains("<script>"),

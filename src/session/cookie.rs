@@ -154,6 +154,12 @@ impl Cookie {
         self.name.len() + self.value.len() + self.domain.len() + self.path.len()
     }
 
+    /// About how many bytes of memory it takes.
+    #[must_use]
+    pub fn footprint(&self) -> usize {
+        self.size() + size_of::<Self>()
+    }
+
     /// Takes over the creation time of the cookie that this one replaces (RFC 6265bis, 5.7, step 23).
     pub(super) const fn keep_creation_of(&mut self, old: &Self) {
         self.created_at = old.created_at;

@@ -22,10 +22,24 @@
 //! * A request whose record was removed since it was sent may bring a record back only with the highest rank and a new
 //!   session cookie (C3).
 //!
+//! # A store that lost writes
+//!
+//! A store may lose its last writes in a failover, acknowledged or not: a version goes backwards, and its number is
+//! given again. The request in flight then knows more than the store:
+//!
+//! | *now*, compared with *sent* | outcome |
+//! |---|---|
+//! | an older version of the same record, nobody changed it since | what was sent is the newer truth: any response that sets a cookie stores it again, the cookies that it does not name too |
+//! | an older or the same number, changed since the loss | those changes count as changes since, by the table; all else is as it was sent |
+//! | no record, or one that was begun anew | not to be told from a log-out: as by C3, so at worst the installation logs in again |
+//!
+//! Changes since the loss are told from lost ones by when they were made; see `Record::diverged`.
+//!
 //! Everything here is a pure function of its arguments, so that a commit can be tried again against a newer *now*.
 
 use super::clock::Timestamp;
 use super::cookie::{Cookie, CookieKey};
+use super::lineage::Known;
 use super::record::{CookiePolicy, Rank, Record, Snapshot};
 use super::store::Version;
 
@@ -109,6 +123,8 @@ pub fn merge(
             evicted: 0,
         };
     }
+    let healed = heal(sent, now);
+    let now = healed.as_ref().or(now);
     let removed_meanwhile = is_removed(sent, now);
     if removed_meanwhile && !may_bring_back(sent, said, &says, policy) {
         return drop_all(&says, Drop::Removed);
@@ -127,12 +143,22 @@ pub fn merge(
             },
         );
     }
-    apply(now, &says, &verdicts, said, policy, next)
+    apply(now, healed.is_some(), &says, &verdicts, said, policy, next)
+}
+
+/// What the request was sent with, in the place of an older state of it that the store went back to.
+fn heal(sent: Option<&Snapshot>, now: Option<&Snapshot>) -> Option<Snapshot> {
+    let (sent, now) = sent.zip(now)?;
+    let lost = sent.lineage.is_none() && now.version.seq < sent.version.seq;
+    (lost && now.record.is_rewound_from(sent)).then(|| Snapshot {
+        record: sent.record.clone(),
+        ..now.clone()
+    })
 }
 
 /// Whether the record that the request was sent with is gone.
 fn is_removed(sent: Option<&Snapshot>, now: Option<&Snapshot>) -> bool {
-    sent.is_some_and(|sent| now.is_none_or(|now| now.record.born() != sent.record.born()))
+    sent.is_some_and(|sent| now.is_none_or(|now| Known::of(now, sent).is_none()))
 }
 
 /// The last `Set-Cookie` for each key, in order: what a browser would end up with.
@@ -189,7 +215,7 @@ fn judge(sent: Option<&Snapshot>, now: Option<&Snapshot>, says: &Cookie, said: &
     let key = says.key();
     let before = sent.and_then(|sent| live(sent, &key, said.at)).map(Cookie::value);
     let present = now.and_then(|now| live(now, &key, said.at)).map(Cookie::value);
-    let since = now.and_then(|now| now.record.changed_since(&key, sent));
+    let since = now.and_then(|now| now.changed_since(&key, sent));
     let same_value = before.is_some() && before == present;
     // What the record held went with it.
     let removed = before.is_some() && is_removed(sent, now);
@@ -215,9 +241,10 @@ fn live<'a>(snapshot: &'a Snapshot, key: &CookieKey, at: Timestamp) -> Option<&'
     snapshot.record.jar().get(key).filter(|cookie| !cookie.is_expired(at))
 }
 
-/// Carries the verdicts out on a copy of `now`.
+/// Carries the verdicts out on a copy of `now`, which was `healed` of a loss or not.
 fn apply(
     now: Option<&Snapshot>,
+    healed: bool,
     says: &[&Cookie],
     verdicts: &[Verdict],
     said: &Said,
@@ -229,7 +256,7 @@ fn apply(
         None => Record::begin(next, said.rank, said.at),
     };
     let had_session = now.is_some_and(|now| policy.has_session(now.record.jar(), said.at));
-    let (mut altered, mut id_changed) = (false, false);
+    let (mut altered, mut id_changed) = (healed, false);
     let (mut dropped, mut evicted) = (Vec::new(), 0);
     for (cookie, verdict) in says.iter().zip(verdicts) {
         let is_id = policy.is_id(cookie.name());

@@ -15,13 +15,14 @@ use super::clock::Timestamp;
 use super::cookie::{Cookie, CookieKey};
 use super::glob::Glob;
 use super::jar::Jar;
+use super::lineage::{Known, Lineage};
 use super::store::{Payload, StoreError, Stored, Version};
 
 /// The format this version writes and reads.
 const FORMAT: u8 = 1;
 
 /// No request is in flight for longer than this: what changed before need not be remembered.
-const IN_FLIGHT_HORIZON: Duration = Duration::from_secs(3600);
+pub const IN_FLIGHT_HORIZON: Duration = Duration::from_secs(3600);
 
 /// The most changes that are remembered, so that a backend which invents names cannot grow a record for ever.
 const MAX_HISTORY: usize = 64;
@@ -97,6 +98,14 @@ impl Record {
         &self.jar
     }
 
+    /// About how many bytes of memory it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let cookies = self.jar.iter().map(Cookie::footprint).sum::<usize>();
+        // What is remembered of a cookie is smaller than a cookie.
+        cookies + self.history.len() * 160 + size_of::<Self>()
+    }
+
     /// When the session started.
     #[must_use]
     pub const fn started_at(&self) -> Timestamp {
@@ -154,24 +163,33 @@ impl Record {
         }
     }
 
-    /// The highest rank of any change to `key` since a request was sent with `sent` (rule C1); `None` when nobody
-    /// changed it. For a request that was sent with another record, or none, everything here is a change.
-    pub(super) fn changed_since(&self, key: &CookieKey, sent: Option<&Snapshot>) -> Option<Rank> {
-        let same_record = sent.filter(|sent| sent.record.born == self.born);
-        let after = same_record.map_or(0, |sent| sent.version.seq);
-        let recorded = self
-            .history
-            .iter()
-            .find(|changes| changes.key == *key)
-            .and_then(|changes| {
-                [Rank::Auth, Rank::Unsafe, Rank::Safe]
-                    .into_iter()
-                    .find(|rank| last(&changes.last, *rank) > after)
-            });
-        match same_record {
-            Some(_) => recorded,
-            None => recorded.max(self.jar.get(key).map(|_| self.born_rank)),
+    /// Whether the last change of that rank, whose number the request should know, is one that it cannot have known: it
+    /// is another one than `sent` tells of, and later.
+    fn diverged(&self, changes: &Changes, rank: Rank, sent: &Snapshot) -> bool {
+        let sent = &sent.record;
+        if sent.born != self.born {
+            return false;
         }
+        let before = sent.history.iter().find(|before| before.key == changes.key);
+        last(&changes.last, rank) != before.map_or(0, |before| last(&before.last, rank))
+            && changes.at > before.map_or_else(|| sent.changed_at(), |before| before.at)
+    }
+
+    /// Whether this is what `sent`, a later version of the same record, once was: the store lost the writes between,
+    /// and nothing has changed since.
+    pub(super) fn is_rewound_from(&self, sent: &Snapshot) -> bool {
+        self.born == sent.record.born
+            && !self
+                .history
+                .iter()
+                .any(|changes| RANKS.into_iter().any(|rank| self.diverged(changes, rank, sent)))
+    }
+
+    /// When a cookie was last set or deleted, as far as that is remembered.
+    #[must_use]
+    pub fn changed_at(&self) -> Timestamp {
+        let changes = self.history.iter().map(|changes| changes.at);
+        changes.fold(self.started_at, Timestamp::max)
     }
 
     /// The stored form. Secret.
@@ -198,6 +216,9 @@ impl Record {
         }
     }
 }
+
+/// The highest first.
+const RANKS: [Rank; 3] = [Rank::Auth, Rank::Unsafe, Rank::Safe];
 
 const fn index(rank: Rank) -> usize {
     match rank {
@@ -269,9 +290,38 @@ pub struct Snapshot {
     pub expires_at: Timestamp,
     /// The record.
     pub record: Record,
+    /// On what it builds, when it was not read but is served before it is stored; its version is then a prediction.
+    pub lineage: Option<Lineage>,
 }
 
 impl Snapshot {
+    /// The highest rank of any change to `key` since a request was sent with `sent` (rule C1); `None` when nobody
+    /// changed it. For a request that was sent with another record, or none, everything here is a change.
+    ///
+    /// The numbers of the versions tell, but for one case: a store that lost its last writes in a failover gives their
+    /// numbers again. Then the history tells, see [`Record::diverged`].
+    pub(super) fn changed_since(&self, key: &CookieKey, sent: Option<&Self>) -> Option<Rank> {
+        let known = sent.and_then(|sent| Known::of(self, sent));
+        let record = &self.record;
+        let is_news = |changes: &Changes, rank| {
+            let seq = last(&changes.last, rank);
+            let known = known.as_ref().is_some_and(|known| known.has(seq));
+            seq > 0 && (!known || sent.is_some_and(|sent| record.diverged(changes, rank, sent)))
+        };
+        let changes = record.history.iter().find(|changes| changes.key == *key);
+        let recorded = changes.and_then(|changes| RANKS.into_iter().find(|rank| is_news(changes, *rank)));
+        if known.as_ref().is_some_and(|known| known.birth) {
+            return recorded;
+        }
+        recorded.max(record.jar.get(key).map(|_| record.born_rank))
+    }
+
+    /// The last stored version of the record that this builds on; 0 for none.
+    #[must_use]
+    pub fn base(&self) -> u64 {
+        self.lineage.as_ref().map_or(self.version.seq, Lineage::base)
+    }
+
     /// Reads what the store returned.
     ///
     /// # Errors
@@ -282,6 +332,7 @@ impl Snapshot {
             version: stored.version,
             expires_at: stored.expires_at,
             record,
+            lineage: None,
         }))
     }
 }

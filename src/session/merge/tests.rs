@@ -67,6 +67,7 @@ impl World {
                     version: next,
                     expires_at: Timestamp::MAX,
                     record,
+                    lineage: None,
                 });
             }
             Action::Remove => self.now = None,
@@ -497,7 +498,7 @@ proptest! {
             // C1: what a higher rank, or the same, has set since the request was sent is not overwritten.
             for cookie in &said(rank, &lines).cookies {
                 let Some(was) = &before.now else { continue };
-                let since = was.record.changed_since(&cookie.key(), sent.as_ref());
+                let since = was.changed_since(&cookie.key(), sent.as_ref());
                 let unchanged_value = sent.as_ref().is_some_and(|sent| {
                     sent.record.jar().get(&cookie.key()).map(Cookie::value) == was.record.jar().get(&cookie.key()).map(Cookie::value)
                         && was.record.jar().get(&cookie.key()).is_some()
