@@ -171,6 +171,7 @@ impl Replica {
             );
         }
         if let Some(lead) = &ready.lead {
+            rules.may_lead(lead.token(), &timeline);
             if rules.troubles(self.number) == troubles {
                 rules.leads(&job.key, self.number, lead.token());
             }

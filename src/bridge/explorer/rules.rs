@@ -61,8 +61,9 @@ struct Known {
     authors: HashMap<String, usize>,
     starts: HashMap<Key, Start>,
     barren: HashMap<Key, usize>,
-    /// Who took the lease, and how many states the store had been in.
+    /// Who took the lease, in turn, and how many states the store had been in then.
     wins: HashMap<Key, Vec<LeaseToken>>,
+    won_at: HashMap<LeaseToken, usize>,
     leading: Vec<(Key, usize, LeaseToken)>,
     /// Responses that were lost on their way from the backend.
     lost: Vec<usize>,
@@ -92,8 +93,10 @@ impl Rules {
         self.known.lock().unwrap().barren.get(key).copied().unwrap_or(0)
     }
 
-    pub(super) fn won(&self, key: &Key, token: LeaseToken) {
+    /// A lease was taken, when the store had been in so many states.
+    pub(super) fn won(&self, key: &Key, token: LeaseToken, at: usize) {
         let mut known = self.known.lock().unwrap();
+        known.won_at.insert(token, at);
         let wins = known.wins.entry(*key).or_default();
         if wins.last() != Some(&token) {
             wins.push(token);
@@ -111,6 +114,16 @@ impl Rules {
         }
         known.told.push(told);
         number
+    }
+
+    /// F1 and S1: who leads has seen, since it took the lease, that there was no session.
+    pub(super) fn may_lead(&self, token: LeaseToken, timeline: &[State]) {
+        let at = self.known.lock().unwrap().won_at.get(&token).copied().unwrap_or(0);
+        let since = &timeline[at.saturating_sub(1).min(timeline.len())..];
+        if !since.is_empty() && since.iter().all(|state| state.sid().is_some()) {
+            self.log
+                .broke("F1", "a request leads where there is a session".to_owned());
+        }
     }
 
     /// A request has the lead. S1: no other one has it.
@@ -241,7 +254,9 @@ impl Rules {
             .filter(|(cookie, value)| old.cookies.get(*cookie) != Some(value))
             .map(|(cookie, value)| (cookie, known.authors[value]))
             .collect();
-        for (cookie, number) in &changed {
+        // A response to a request that knew what was lost stores that again.
+        let healed = timeline.iter().skip(1).any(|state| state.cause == Cause::Loss);
+        for (cookie, number) in changed.iter().filter(|_| !healed) {
             let author = &known.told[*number];
             if changed.iter().any(|(_, other)| other != number) {
                 self.log.broke(
@@ -281,7 +296,8 @@ impl Rules {
             return;
         }
         let since = &before[sent_at..];
-        if since.iter().any(|state| state.cause == Cause::Remove) && author.rank < Rank::Auth {
+        let builds_on = old.sid().is_some() && old.sid() == author.sent_value("sid");
+        if !builds_on && since.iter().any(|state| state.cause == Cause::Remove) && author.rank < Rank::Auth {
             let with = author.sent_value("sid").unwrap_or("nothing");
             if author.sent.is_some() || super::SENT_WITH_NOTHING {
                 self.log.broke(
@@ -298,7 +314,7 @@ impl Rules {
             let highest = since[since_gone..]
                 .iter()
                 .filter_map(State::sid)
-                .filter(|other| author.sent_value("sid") != Some(*other))
+                .filter(|other| !author.sent_value("sid").is_some_and(|sent| known.descends(sent, other)))
                 .map(|other| known.told[known.authors[other]].rank)
                 .max();
             if highest.is_some_and(|highest| highest >= author.rank) {
@@ -322,7 +338,9 @@ impl Rules {
                 && told.deletes("sid")
                 && ((!super::BUILT_ON_WAITING && known.waited(told, timeline))
                     || told.rank > rank
-                    || told.sent_value("sid").is_some_and(|sent| known.descends(sid, sent)))
+                    || told
+                        .sent_value("sid")
+                        .is_some_and(|sent| known.descends(sid, sent) || known.descends(sent, sid)))
         });
         if !explained {
             self.log
@@ -418,6 +436,12 @@ impl Known {
     }
 
     fn is_settled(&self, number: usize, cookie: &str, timeline: &[State]) -> bool {
+        self.is_settled_within(8, number, cookie, timeline)
+    }
+
+    /// Responses are built on each other: the chain is followed so far.
+    fn is_settled_within(&self, far: usize, number: usize, cookie: &str, timeline: &[State]) -> bool {
+        let Some(far) = far.checked_sub(1) else { return false };
         let told = &self.told[number];
         let Some(value) = told.new_value(cookie) else {
             return true;
@@ -437,20 +461,26 @@ impl Known {
         let superseded = self.told.iter().enumerate().any(|(other, later)| {
             other != number
                 && later.sent_value(cookie) == Some(value)
-                && self.is_settled(other, cookie, timeline)
+                && self.is_settled_within(far, other, cookie, timeline)
                 && (later.new_value(cookie).is_some() || later.deletes(cookie) || later.deletes("sid"))
         });
         let other_session = cookie != "sid"
             && told
                 .new_value("sid")
                 .is_some_and(|sid| !timeline.iter().any(|state| state.sid() == Some(sid)))
-            && self.is_settled(number, "sid", timeline);
+            && self.is_settled_within(far, number, "sid", timeline);
+        // It was built on what waited for the store, and that session lost in the end.
+        let base_lost = told.sent_value("sid").is_some_and(|sid| {
+            let stored = timeline.iter().any(|state| state.sid() == Some(sid));
+            let author = self.authors.get(sid).filter(|author| **author != number);
+            !stored && author.is_some_and(|author| self.is_settled_within(far, *author, "sid", timeline))
+        });
         let lease_lost = told.lead.is_some() && told.losses != self.losses();
         let fenced = told.lead.is_some_and(|token| {
             let wins = self.wins.get(&told.key).map_or(&[][..], Vec::as_slice);
             let ours = wins.iter().position(|win| *win == token);
             ours.is_some_and(|ours| wins.len() > ours + 1)
         });
-        overtaken || superseded || other_session || fenced || lease_lost
+        overtaken || superseded || other_session || fenced || lease_lost || base_lost
     }
 }
