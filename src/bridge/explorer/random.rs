@@ -203,7 +203,7 @@ impl Plan {
             .collect();
         let living: Vec<_> = replicas.iter().filter(|replica| !dead[replica.number]).collect();
         for replica in &living {
-            if replica.pending.len() > 0 {
+            if !replica.pending.is_empty() {
                 log.broke(
                     "F3",
                     format!("{} changes wait for ever on r{}", replica.pending.len(), replica.number),

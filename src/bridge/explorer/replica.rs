@@ -178,7 +178,7 @@ impl Replica {
             if has_session {
                 log.broke("S1", "a request with a session leads".to_owned());
             }
-        } else if !has_session && !(job.ask.is_safe() && rules.barren_so_far(&job.key) > 0) {
+        } else if !(has_session || job.ask.is_safe() && rules.barren_so_far(&job.key) > 0) {
             log.broke(
                 "S2",
                 "a request without a session was let go without the lead".to_owned(),

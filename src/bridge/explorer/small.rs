@@ -160,7 +160,7 @@ impl Case {
             .collect();
         let (mut faults, mut waits) = (self.faults, self.waits.0);
         while !requests.iter().all(tokio::task::JoinHandle::is_finished)
-            || replicas.iter().any(|replica| replica.pending.len() > 0)
+            || replicas.iter().any(|replica| !replica.pending.is_empty())
         {
             tokio::time::sleep(ms(1)).await;
             if clock.0.elapsed() > Duration::from_secs(120) {
