@@ -32,7 +32,7 @@ use crate::session::install_id::Format;
 use crate::session::record::{CookiePolicy, Lifetime};
 use crate::session::store::SessionStore;
 use crate::store::memory::MemoryStore;
-use crate::store::redis::{Address, Login, RedisOptions, RedisStore};
+use crate::store::redis::{Address, Login, RedisOptions, RedisStore, Topology};
 use crate::store::sql::SqliteStore;
 use crate::wire::headers::TrustedProxies;
 use crate::wire::server::{Edge, EdgeRefusal, EdgeStats, ServerOptions};
@@ -66,15 +66,19 @@ fn redis(url: &RedisUrl, store: &config::Store) -> Result<RedisOptions, StartErr
     if store.wait_replicas > 0 {
         return Err(missing("store.wait_replicas"));
     }
-    let (server, database) = match &url.topology {
-        RedisTopology::One { server, database } => (address(server), *database),
+    let topology = match &url.topology {
+        RedisTopology::One { server, database } => Topology::One {
+            server: address(server),
+            database: *database,
+        },
         RedisTopology::Sentinel { .. } => return Err(missing("Sentinel")),
-        RedisTopology::Cluster { .. } => return Err(missing("a cluster")),
+        RedisTopology::Cluster { seeds } => Topology::Cluster {
+            seeds: seeds.iter().map(address).collect(),
+        },
     };
     Ok(RedisOptions {
-        server,
+        topology,
         login: login(url.username.as_ref(), url.password.as_ref().or(store.password.as_ref())),
-        database,
         timeout: store.timeout,
         key_prefix: store.key_prefix.clone(),
     })

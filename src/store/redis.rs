@@ -1,6 +1,6 @@
 //! The store in Redis (6 or later) or Valkey: what replicas share. See `layout` for what lies there.
 //!
-//! One multiplexed connection a replica, which the store makes and replaces by itself. A load is one plain `GET`;
+//! One multiplexed connection a replica (and a node, in a `cluster`), which the store makes and replaces by itself. A load is one plain `GET`;
 //! each change is one script.
 //!
 //! * **Time.** The expiry is kept by Redis: what `GET` returns is alive, whatever the clock of this replica says.
@@ -15,6 +15,8 @@
 //!   absent: so Redis answers there.) So it is the caller who decides whether an
 //!   unreadable record is to be kept for inspection or started over.
 
+mod ask;
+mod cluster;
 mod layout;
 mod link;
 mod patience;
@@ -24,9 +26,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, RedisConnectionInfo, RedisError, ServerError, Value};
+use redis::{Cmd, RedisConnectionInfo, ServerError, Value};
 use tokio::time::Instant;
 
+use self::ask::{Effect, Failure};
+use self::cluster::{Cluster, ClusterTarget};
 use self::layout::{keys, parse_record, record_bytes, record_key, token_bytes, version_bytes};
 use self::link::{Link, Target};
 use self::scripts::{Answer, Lua};
@@ -39,20 +43,35 @@ use crate::session::store::{
 /// Where Redis is, and how to use it. Its `Debug` leaves the login out.
 #[derive(Clone)]
 pub struct RedisOptions {
-    /// Where the server is.
-    pub server: Address,
+    /// Which servers.
+    pub topology: Topology,
     /// Who we are there.
     pub login: Login,
-    /// The number of the database.
-    pub database: u16,
     /// The deadline of every call.
     pub timeout: Duration,
     /// What the names of all keys start with.
     pub key_prefix: String,
 }
 
+/// How the servers belong together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topology {
+    /// One server.
+    One {
+        /// Where it is.
+        server: Address,
+        /// The number of the database.
+        database: u16,
+    },
+    /// A cluster.
+    Cluster {
+        /// Where some of its nodes are, who are asked for the others.
+        seeds: Vec<Address>,
+    },
+}
+
 /// A host and a port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Address {
     /// A name, or an address without the brackets of IPv6.
     pub host: String,
@@ -102,8 +121,7 @@ impl Login {
 impl fmt::Debug for RedisOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisOptions")
-            .field("server", &self.server)
-            .field("database", &self.database)
+            .field("topology", &self.topology)
             .field("timeout", &self.timeout)
             .field("key_prefix", &self.key_prefix)
             .finish_non_exhaustive()
@@ -112,18 +130,16 @@ impl fmt::Debug for RedisOptions {
 
 /// Records and leases in Redis.
 pub struct RedisStore {
-    link: Link,
+    servers: Servers,
     clock: Arc<dyn Clock>,
     timeout: Duration,
     prefix: String,
-    probe: Cmd,
 }
 
-/// Whether a command changes anything: what the loss of its answer means.
-#[derive(Clone, Copy)]
-enum Effect {
-    Read,
-    Change,
+/// Who is asked.
+enum Servers {
+    One { link: Link, probe: Cmd },
+    Cluster(Cluster),
 }
 
 impl RedisStore {
@@ -133,70 +149,84 @@ impl RedisStore {
     /// Must be called inside a Tokio runtime.
     #[must_use]
     pub fn connect(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
-        let probe = probe(&options.key_prefix);
-        let target = Target {
-            login: options.login.greeting(options.database),
-            host: options.server.host,
-            port: options.server.port,
+        let target = |server: Address, database, probe| Target {
+            login: options.login.greeting(database),
+            host: server.host,
+            port: server.port,
             timeout: options.timeout,
-            probe: probe.clone(),
+            probe,
+        };
+        let servers = match options.topology.clone() {
+            Topology::One { server, database } => {
+                let probe = probe(&options.key_prefix);
+                Servers::One {
+                    link: Link::new(target(server, database, probe.clone())),
+                    probe,
+                }
+            }
+            Topology::Cluster { seeds } => Servers::Cluster(Cluster::new(ClusterTarget {
+                seeds,
+                // A write would be redirected by most nodes.
+                node: target(Address::default(), 0, redis::cmd("PING")),
+                prefix: options.key_prefix.clone(),
+            })),
         };
         Self {
-            link: Link::new(target),
+            servers,
             clock,
             timeout: options.timeout,
             prefix: options.key_prefix,
-            probe,
         }
     }
 
-    async fn read(&self, cmd: &Cmd) -> Result<Value, StoreError> {
-        let deadline = Instant::now() + self.timeout;
-        match self.ask(cmd, deadline, None).await {
-            // A read may be asked twice, on the next connection: this one may have been closed for idleness just now.
-            Err(Failure::Lost(number)) => self.ask(cmd, deadline, Some(number)).await,
-            other => other,
+    /// The answer to a command that changes nothing, or nothing that matters.
+    async fn read(&self, key: &[u8], cmd: &Cmd) -> Result<Value, StoreError> {
+        let by = Instant::now() + self.timeout;
+        match &self.servers {
+            Servers::One { link, .. } => read(link, cmd, by).await,
+            Servers::Cluster(cluster) => cluster.ask(key, cmd, Effect::Read, by).await,
         }
         .map_err(|failure| self.explain(failure, Effect::Read))
     }
 
-    async fn run(&self, script: &Lua, key: &Key, args: &[&[u8]]) -> Result<Answer, StoreError> {
-        let deadline = Instant::now() + self.timeout;
-        let keys = keys(&self.prefix, key);
-        let answer = match self.ask(&script.by_hash(&keys, args), deadline, None).await {
-            Err(Failure::Refused(error)) if error.code() == "NOSCRIPT" => {
-                self.ask(&script.in_full(&keys, args), deadline, None).await
-            }
-            other => other,
-        };
-        answer
-            .map(Answer::from)
-            .map_err(|failure| self.explain(failure, Effect::Change))
-    }
-
-    /// Asks once, on a connection later than number `after`. What looks like a broken one is reported to the link.
-    async fn ask(&self, cmd: &Cmd, deadline: Instant, after: Option<u64>) -> Result<Value, Failure> {
-        let (number, mut connection) = self.link.connection(deadline, after).await.map_err(Failure::NotSent)?;
-        match patience::within(deadline, connection.send_packed_command(cmd)).await {
-            Some(Ok(Value::ServerError(error))) => {
-                if error.code() == "READONLY" {
-                    self.link.suspect();
-                }
-                Err(Failure::Refused(error))
-            }
-            Some(Ok(value)) => Ok(value),
-            Some(Err(error)) => {
-                self.link.suspect();
-                Err(if error.is_io_error() {
-                    Failure::Lost(number)
-                } else {
-                    Failure::Garbled(error)
+    /// The values of these keys, as of one moment unless their slot is on its way to another node.
+    async fn values(&self, names: &[&[u8]]) -> Result<Vec<Value>, StoreError> {
+        let by = Instant::now() + self.timeout;
+        match &self.servers {
+            Servers::One { link, .. } => {
+                let mut get = redis::cmd("MGET");
+                get.arg(names);
+                read(link, &get, by).await.map(|values| match values {
+                    Value::Array(values) => values,
+                    other => vec![other],
                 })
             }
-            None => {
-                self.link.suspect();
-                Err(Failure::Late)
-            }
+            Servers::Cluster(cluster) => cluster.values(names, by).await,
+        }
+        .map_err(|failure| self.explain(failure, Effect::Read))
+    }
+
+    /// What a script answers; `names` are those of the keys that it needs, no others.
+    async fn run(&self, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
+        let by = Instant::now() + self.timeout;
+        let call = script.on(names, args);
+        match &self.servers {
+            Servers::One { link, .. } => match link.ask(&call.by_hash(), by, None).await {
+                Err(Failure::Refused(error)) if error.code() == "NOSCRIPT" => link.ask(&call.in_full(), by, None).await,
+                other => other,
+            },
+            Servers::Cluster(cluster) => cluster.run(&call, by).await,
+        }
+        .map(Answer::from)
+        .map_err(|failure| self.explain(failure, Effect::Change))
+    }
+
+    /// The keys of a change to a record: the lease is one of them only where it is asked for.
+    fn fenced_keys(&self, key: &Key, fence: Option<LeaseToken>) -> Vec<Vec<u8>> {
+        let [record, lease, _] = keys(&self.prefix, key);
+        match fence {
+            Some(_) => vec![record, lease],
+            None => vec![record],
         }
     }
 
@@ -225,18 +255,12 @@ impl RedisStore {
     }
 }
 
-/// Why there is no answer.
-enum Failure {
-    /// There is no connection: nothing was sent.
-    NotSent(StoreError),
-    /// The server answered with an error.
-    Refused(ServerError),
-    /// The deadline passed.
-    Late,
-    /// The connection, which had this number, broke.
-    Lost(u64),
-    /// The answer could not be read.
-    Garbled(RedisError),
+/// A read may be asked twice, on the next connection: the first one may have been closed for idleness just now.
+async fn read(link: &Link, cmd: &Cmd, by: Instant) -> Result<Value, Failure> {
+    match link.ask(cmd, by, None).await {
+        Err(Failure::Lost(number)) => link.ask(cmd, by, Some(number)).await,
+        other => other,
+    }
 }
 
 /// A harmless write.
@@ -288,19 +312,17 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             let name = record_key(&self.prefix, key);
             let mut get = Cmd::with_capacity(2, name.len() + 3);
-            get.arg("GET").arg(name);
-            record(self.read(&get).await?)
+            get.arg("GET").arg(&name);
+            record(self.read(&name, &get).await?)
         })
     }
 
     fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)> {
         Box::pin(async move {
-            let mut get = redis::cmd("MGET");
-            get.arg(&keys(&self.prefix, key));
-            let Value::Array(values) = self.read(&get).await? else {
-                return unexpected();
-            };
-            let Ok([stored, lease, barren]) = <[Value; 3]>::try_from(values) else {
+            let [record_key, lease_key, barren_key] = keys(&self.prefix, key);
+            // In an order in which they may also be read one by one: see the module of the cluster.
+            let names = [&lease_key[..], &barren_key[..], &record_key[..]];
+            let Ok([lease, barren, stored]) = <[Value; 3]>::try_from(self.values(&names).await?) else {
                 return unexpected();
             };
             let barren = match barren {
@@ -321,7 +343,11 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             let (value, ttl) = self.value(&new);
             match self
-                .run(&scripts::CREATE, key, &[&value, ttl.as_bytes(), &fence_bytes(fence)])
+                .run(
+                    &scripts::CREATE,
+                    &self.fenced_keys(key, fence),
+                    &[&value, ttl.as_bytes(), &fence_bytes(fence)],
+                )
                 .await?
             {
                 Answer::Done => Ok(Created::Won),
@@ -342,7 +368,10 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             let (value, ttl) = self.value(&new);
             let args: [&[u8]; 4] = [&version_bytes(expected), &value, ttl.as_bytes(), &fence_bytes(fence)];
-            match self.run(&scripts::REPLACE, key, &args).await? {
+            match self
+                .run(&scripts::REPLACE, &self.fenced_keys(key, fence), &args)
+                .await?
+            {
                 Answer::Done => Ok(Replaced::Done),
                 Answer::Fenced => Ok(Replaced::Fenced),
                 Answer::Found(there) => parse_record(there).map(|there| Replaced::Conflict(Some(there))),
@@ -354,7 +383,8 @@ impl SessionStore for RedisStore {
 
     fn remove<'a>(&'a self, key: &'a Key, expected: Version) -> StoreFuture<'a, Removed> {
         Box::pin(async move {
-            match self.run(&scripts::REMOVE, key, &[&version_bytes(expected)]).await? {
+            let names = self.fenced_keys(key, None);
+            match self.run(&scripts::REMOVE, &names, &[&version_bytes(expected)]).await? {
                 Answer::Done => Ok(Removed::Done),
                 Answer::Found(there) => parse_record(there).map(|there| Removed::Conflict(Some(there))),
                 Answer::Nothing => Ok(Removed::Conflict(None)),
@@ -368,14 +398,19 @@ impl SessionStore for RedisStore {
             let expiry = self.expiry(ttl).as_millis().to_be_bytes();
             let ttl = millis(ttl);
             let args: [&[u8]; 3] = [&version_bytes(expected), &expiry, ttl.as_bytes()];
-            done(&self.run(&scripts::TOUCH, key, &args).await?)
+            done(&self.run(&scripts::TOUCH, &self.fenced_keys(key, None), &args).await?)
         })
     }
 
     fn acquire_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, Acquired> {
         Box::pin(async move {
+            let [_, lease, barren] = keys(&self.prefix, key);
             match self
-                .run(&scripts::ACQUIRE, key, &[&token_bytes(token), millis(ttl).as_bytes()])
+                .run(
+                    &scripts::ACQUIRE,
+                    &[lease, barren],
+                    &[&token_bytes(token), millis(ttl).as_bytes()],
+                )
                 .await?
             {
                 Answer::Done => Ok(Acquired::Won),
@@ -389,31 +424,34 @@ impl SessionStore for RedisStore {
 
     fn renew_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            done(
-                &self
-                    .run(&scripts::RENEW, key, &[&token_bytes(token), millis(ttl).as_bytes()])
-                    .await?,
-            )
+            let [_, lease, _] = keys(&self.prefix, key);
+            let ttl = millis(ttl);
+            let args: [&[u8]; 2] = [&token_bytes(token), ttl.as_bytes()];
+            done(&self.run(&scripts::RENEW, &[lease], &args).await?)
         })
     }
 
     fn release_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, end: LeaseEnd) -> StoreFuture<'a, ()> {
         Box::pin(async move {
-            let remember = match end {
-                LeaseEnd::Plain => String::new(),
-                LeaseEnd::Barren => millis(BARREN_MEMORY),
+            let [_, lease, barren] = keys(&self.prefix, key);
+            let (names, remember) = match end {
+                LeaseEnd::Plain => (vec![lease], String::new()),
+                LeaseEnd::Barren => (vec![lease, barren], millis(BARREN_MEMORY)),
             };
-            done(
-                &self
-                    .run(&scripts::RELEASE, key, &[&token_bytes(token), remember.as_bytes()])
-                    .await?,
-            )
-            .map(drop)
+            let args: [&[u8]; 2] = [&token_bytes(token), remember.as_bytes()];
+            done(&self.run(&scripts::RELEASE, &names, &args).await?).map(drop)
         })
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {
-        Box::pin(async move { self.read(&self.probe).await.map(drop) })
+        Box::pin(async move {
+            let by = Instant::now() + self.timeout;
+            match &self.servers {
+                Servers::One { link, probe } => read(link, probe, by).await.map(drop),
+                Servers::Cluster(cluster) => cluster.ping(by).await,
+            }
+            .map_err(|failure| self.explain(failure, Effect::Read))
+        })
     }
 
     fn kind(&self) -> &'static str {
@@ -422,7 +460,10 @@ impl SessionStore for RedisStore {
 
     fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
-            self.link.close();
+            match &self.servers {
+                Servers::One { link, .. } => link.close(),
+                Servers::Cluster(cluster) => cluster.close(),
+            }
             Ok(())
         })
     }

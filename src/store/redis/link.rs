@@ -32,6 +32,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 const QUEUE: usize = 1024;
 
 /// Where Redis is and how to log in. Secret: it holds the password.
+#[derive(Clone)]
 pub(super) struct Target {
     pub(super) host: String,
     pub(super) port: u16,
@@ -120,6 +121,11 @@ impl Link {
         self.shared.suspect.notify_one();
     }
 
+    /// Whether there is a connection.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(&*self.shared.state.borrow(), State::Up(..))
+    }
+
     /// Lets go of the connection, for good.
     pub(super) fn close(&self) {
         self.supervisor.abort();
@@ -128,9 +134,9 @@ impl Link {
 }
 
 /// A connection, and the task that moves its bytes: the connection ends with it.
-struct Live {
-    connection: MultiplexedConnection,
-    driver: AbortOnDropHandle<()>,
+pub(super) struct Live {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) driver: AbortOnDropHandle<()>,
 }
 
 /// What became of a connection that was tried out.
@@ -235,7 +241,7 @@ impl Shared {
 }
 
 /// One attempt; the name is resolved anew. The error is fit to be shown.
-async fn dial(target: &Target) -> Result<Live, String> {
+pub(super) async fn dial(target: &Target) -> Result<Live, String> {
     let within = target.timeout.clamp(DIAL_WITHIN.0, DIAL_WITHIN.1);
     let attempt = async {
         let stream = TcpStream::connect((target.host.as_str(), target.port))
