@@ -81,9 +81,13 @@ impl Visitors {
         node
     }
 
-    fn sweep(&self) {
+    /// Lets those go that were not asked for long, and leaves to the map those that are part of it.
+    fn sweep(&self, map: &Map) {
+        let mapped = |node: &Arc<Node>| map.masters().iter().any(|master| Arc::ptr_eq(master, node));
         let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        guests.visits.retain(|visit| visit.asked_at.elapsed() < VISIT);
+        guests
+            .visits
+            .retain(|visit| visit.asked_at.elapsed() < VISIT && !mapped(&visit.node));
     }
 
     /// Lets all of them go, for good.
@@ -104,7 +108,9 @@ pub(super) async fn watch(shared: Arc<Shared>) {
             Ok(view) => shared.take(view, &mut older),
             Err(why) => shared.still_unknown(&why),
         }
-        shared.visitors.sweep();
+        if let State::Known(map) = &*shared.state.borrow() {
+            shared.visitors.sweep(map);
+        }
         loop {
             // Calls that suspect the map cannot have it asked for more often than this.
             tick().await;
