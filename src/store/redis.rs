@@ -1,7 +1,8 @@
 //! The store in Redis (6 or later) or Valkey: what replicas share. See `layout` for what lies there.
 //!
-//! One multiplexed connection a replica, which the store makes and replaces by itself. A load is one plain `GET`;
-//! each change is one script.
+//! Two multiplexed connections a replica, one for reads and one for changes, which the store makes and replaces by
+//! itself (`link`, with TLS where it is asked for), to a server that is given or that `sentinel` finds. A load is one
+//! plain `GET`; each change is one script.
 //!
 //! * **Time.** The expiry is kept by Redis: what `GET` returns is alive, whatever the clock of this replica says.
 //!   The `expires_at` of a record was told by the clock of the replica that wrote or touched it last.
@@ -15,10 +16,13 @@
 //!   absent: so Redis answers there.) So it is the caller who decides whether an
 //!   unreadable record is to be kept for inspection or started over.
 
+mod dial;
 mod layout;
 mod link;
 mod patience;
+mod place;
 mod scripts;
+mod sentinel;
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,26 +33,47 @@ use tokio::time::Instant;
 
 use self::layout::{keys, parse_record, record_bytes, record_key, token_bytes, version_bytes};
 use self::link::{Link, Target};
+use self::place::Place;
 use self::scripts::{Answer, Lua};
+use self::sentinel::{Question, Sentinels};
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::store::{
     Acquired, BARREN_MEMORY, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
-    SessionStore, StoreError, StoreFuture, Stored, Version,
+    SessionStore, StoreError, StoreFuture, StoreStats, Stored, Version,
 };
+use crate::tls;
 
 /// Where Redis is, and how to use it. Its `Debug` leaves the login out.
 #[derive(Clone)]
 pub struct RedisOptions {
-    /// Where the server is.
-    pub server: Address,
+    /// Where the server is, or who knows.
+    pub servers: Servers,
     /// Who we are there.
     pub login: Login,
+    /// How to speak TLS to it, and to the sentinels; unset: in clear.
+    pub tls: Option<tls::Client>,
     /// The number of the database.
     pub database: u16,
     /// The deadline of every call.
     pub timeout: Duration,
     /// What the names of all keys start with.
     pub key_prefix: String,
+}
+
+/// Where the server is, or who knows.
+#[derive(Clone, Debug)]
+pub enum Servers {
+    /// One server, by its name or address.
+    One(Address),
+    /// Whichever server the sentinels call the master.
+    Sentinel {
+        /// Where sentinels are; others that they know of are found.
+        sentinels: Vec<Address>,
+        /// What they call the master.
+        master: String,
+        /// Who we are at the sentinels.
+        login: Login,
+    },
 }
 
 /// A host and a port.
@@ -102,7 +127,7 @@ impl Login {
 impl fmt::Debug for RedisOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisOptions")
-            .field("server", &self.server)
+            .field("servers", &self.servers)
             .field("database", &self.database)
             .field("timeout", &self.timeout)
             .field("key_prefix", &self.key_prefix)
@@ -112,7 +137,13 @@ impl fmt::Debug for RedisOptions {
 
 /// Records and leases in Redis.
 pub struct RedisStore {
-    link: Link,
+    /// For reads.
+    reads: Link,
+    /// For changes. Redis may hold back a connection that sent one (`CLIENT PAUSE … WRITE`, a failover): what is only
+    /// read must not stand in line behind it.
+    changes: Link,
+    /// Who is asked where the master is.
+    _sentinels: Option<Sentinels>,
     clock: Arc<dyn Clock>,
     timeout: Duration,
     prefix: String,
@@ -134,15 +165,39 @@ impl RedisStore {
     #[must_use]
     pub fn connect(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
         let probe = probe(&options.key_prefix);
-        let target = Target {
+        let (host, port, sentinels) = match &options.servers {
+            Servers::One(Address { host, port }) => (host.clone(), *port, None),
+            Servers::Sentinel {
+                sentinels,
+                master,
+                login,
+            } => {
+                let question = Question {
+                    master: master.clone(),
+                    login: login.greeting(0),
+                    tls: options.tls.clone(),
+                    timeout: options.timeout,
+                };
+                (String::new(), 0, Some(Sentinels::ask(sentinels, question)))
+            }
+        };
+        let target = |probe: Cmd| Target {
             login: options.login.greeting(options.database),
-            host: options.server.host,
-            port: options.server.port,
+            host: host.clone(),
+            port,
             timeout: options.timeout,
-            probe: probe.clone(),
+            probe,
+            tls: options.tls.clone(),
+        };
+        let place = |target: Target| match &sentinels {
+            Some(sentinels) => sentinels.place(target),
+            None => Place::from(target),
         };
         Self {
-            link: Link::new(target),
+            // That reads are answered is seen by a read, and that changes are by a change.
+            reads: Link::new(place(target(redis::cmd("PING")))),
+            changes: Link::beside(place(target(probe.clone()))),
+            _sentinels: sentinels,
             clock,
             timeout: options.timeout,
             prefix: options.key_prefix,
@@ -151,10 +206,15 @@ impl RedisStore {
     }
 
     async fn read(&self, cmd: &Cmd) -> Result<Value, StoreError> {
+        self.twice(&self.reads, cmd).await
+    }
+
+    /// Asks what may be asked twice.
+    async fn twice(&self, link: &Link, cmd: &Cmd) -> Result<Value, StoreError> {
         let deadline = Instant::now() + self.timeout;
-        match self.ask(cmd, deadline, None).await {
-            // A read may be asked twice, on the next connection: this one may have been closed for idleness just now.
-            Err(Failure::Lost(number)) => self.ask(cmd, deadline, Some(number)).await,
+        match self.ask(link, cmd, deadline, None).await {
+            // On the next connection: this one may have been closed for idleness just now.
+            Err(Failure::Lost(number)) => self.ask(link, cmd, deadline, Some(number)).await,
             other => other,
         }
         .map_err(|failure| self.explain(failure, Effect::Read))
@@ -163,9 +223,10 @@ impl RedisStore {
     async fn run(&self, script: &Lua, key: &Key, args: &[&[u8]]) -> Result<Answer, StoreError> {
         let deadline = Instant::now() + self.timeout;
         let keys = keys(&self.prefix, key);
-        let answer = match self.ask(&script.by_hash(&keys, args), deadline, None).await {
+        let link = &self.changes;
+        let answer = match self.ask(link, &script.by_hash(&keys, args), deadline, None).await {
             Err(Failure::Refused(error)) if error.code() == "NOSCRIPT" => {
-                self.ask(&script.in_full(&keys, args), deadline, None).await
+                self.ask(link, &script.in_full(&keys, args), deadline, None).await
             }
             other => other,
         };
@@ -175,18 +236,24 @@ impl RedisStore {
     }
 
     /// Asks once, on a connection later than number `after`. What looks like a broken one is reported to the link.
-    async fn ask(&self, cmd: &Cmd, deadline: Instant, after: Option<u64>) -> Result<Value, Failure> {
-        let (number, mut connection) = self.link.connection(deadline, after).await.map_err(Failure::NotSent)?;
+    async fn ask(&self, link: &Link, cmd: &Cmd, deadline: Instant, after: Option<u64>) -> Result<Value, Failure> {
+        let (number, mut connection) = link.connection(deadline, after).await.map_err(Failure::NotSent)?;
         match patience::within(deadline, connection.send_packed_command(cmd)).await {
             Some(Ok(Value::ServerError(error))) => {
+                link.heard();
                 if error.code() == "READONLY" {
-                    self.link.suspect();
+                    // It was demoted: what it answers to reads is not the latest any more either.
+                    self.changes.renew();
+                    self.reads.renew();
                 }
                 Err(Failure::Refused(error))
             }
-            Some(Ok(value)) => Ok(value),
+            Some(Ok(value)) => {
+                link.heard();
+                Ok(value)
+            }
             Some(Err(error)) => {
-                self.link.suspect();
+                link.suspect();
                 Err(if error.is_io_error() {
                     Failure::Lost(number)
                 } else {
@@ -194,7 +261,7 @@ impl RedisStore {
                 })
             }
             None => {
-                self.link.suspect();
+                link.suspect();
                 Err(Failure::Late)
             }
         }
@@ -413,16 +480,24 @@ impl SessionStore for RedisStore {
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {
-        Box::pin(async move { self.read(&self.probe).await.map(drop) })
+        Box::pin(async move { self.twice(&self.changes, &self.probe).await.map(drop) })
     }
 
     fn kind(&self) -> &'static str {
         "redis"
     }
 
+    fn stats(&self) -> StoreStats {
+        StoreStats {
+            reconnects: self.reads.reconnects() + self.changes.reconnects(),
+            unreplicated: 0,
+        }
+    }
+
     fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
-            self.link.close();
+            self.reads.close();
+            self.changes.close();
             Ok(())
         })
     }
