@@ -2,15 +2,19 @@
 
 pub(crate) mod bridge;
 pub(crate) mod client;
+pub(crate) mod cluster;
 pub(crate) mod fleet;
 pub(crate) mod gate;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod real;
 pub(crate) mod redis;
+pub(crate) mod sentinel;
 pub(crate) mod shop;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -91,6 +95,22 @@ impl TestStore {
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
+}
+
+/// A port for a server that a test stops and starts again.
+///
+/// It lies below those that the kernel gives to outgoing connections and to whoever asks for any port, so that nobody
+/// takes it while the server is down; and it is given out once only.
+pub(crate) fn lasting_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    for _ in 0..1000 {
+        let port = fastrand::u16(20_000..32_768);
+        let free = std::net::TcpListener::bind(local(port)).is_ok();
+        if free && GIVEN.lock().expect("no panic while locked").insert(port) {
+            return port;
+        }
+    }
+    panic!("no free port between 20000 and 32768");
 }
 
 /// A port on which nothing listens.

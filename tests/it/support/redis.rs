@@ -1,19 +1,32 @@
 //! A real Redis for tests: its own process, its own port, nothing on the disk, gone with the value.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use redis::Value;
+use redis::{Connection, RedisResult, Value};
 use tempfile::TempDir;
+
+use super::lasting_port;
 
 /// How long a server may take to start.
 const START_WITHIN: Duration = Duration::from_secs(10);
+
+/// The name of a server's configuration file.
+const FILE: &str = "redis.conf";
+
+/// How long a server may take to answer.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long replicas may take to have what was written.
+const REPLICATED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A `redis-server` on a free port of this machine.
 pub(crate) struct RedisServer {
     port: u16,
     arguments: Vec<String>,
+    /// Its configuration file, when it has one: read at the start and rewritten by the server.
+    file: Option<&'static str>,
     directory: TempDir,
     process: Option<Child>,
 }
@@ -38,13 +51,24 @@ impl RedisServer {
 
     /// A server that is not running yet, see [`RedisServer::restart`].
     pub(crate) fn prepare(arguments: &[&str]) -> Self {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
         Self {
-            port: free.expect("a free port").port(),
+            port: lasting_port(),
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            file: None,
             directory: TempDir::new().expect("a temporary directory"),
             process: None,
         }
+    }
+
+    /// Starts a server that keeps its configuration, with these lines, in a file, so that what it is told while it
+    /// runs (`REPLICAOF`, `CONFIG REWRITE`) outlives it. `arguments` are for `redis-server`, such as `--sentinel`.
+    /// `None` when it does not start.
+    pub(crate) fn try_start_from_file(lines: &[String], arguments: &[&str]) -> Option<Self> {
+        let mut server = Self::prepare(arguments);
+        let text = format!("port {}\nbind 127.0.0.1\n{}\n", server.port, lines.join("\n"));
+        std::fs::write(server.directory.path().join(FILE), text).expect("a configuration file");
+        server.file = Some(FILE);
+        server.try_start().then_some(server)
     }
 
     /// Where it listens.
@@ -76,7 +100,8 @@ impl RedisServer {
         }
     }
 
-    /// Starts it (again), empty, on the same port, and waits until it accepts connections.
+    /// Starts it (again) on the same port, with the data that its configuration made it keep, and waits until it
+    /// accepts connections.
     pub(crate) fn restart(&mut self) {
         self.kill();
         assert!(self.try_start(), "redis-server does not start on port {}", self.port);
@@ -89,17 +114,40 @@ impl RedisServer {
 
     /// The same, for arguments that are no text.
     pub(crate) fn raw(&self, words: &[&[u8]]) -> Value {
-        let client = redis::Client::open(self.url()).expect("the URL of the server");
-        let mut connection = client
-            .get_connection_with_timeout(Duration::from_secs(5))
-            .expect("a connection");
-        let (name, arguments) = words.split_first().expect("the name of a command");
-        let mut command = redis::Cmd::new();
-        command
-            .arg(*name)
-            .arg(arguments)
-            .query(&mut connection)
-            .expect("an answer")
+        ask(self.port, words, ANSWERED_WITHIN).expect("an answer")
+    }
+
+    /// The answer to a command, when there is one within `patience`.
+    pub(crate) fn try_command(&self, words: &[&str], patience: Duration) -> RedisResult<Value> {
+        let words: Vec<_> = words.iter().map(|word| word.as_bytes()).collect();
+        ask(self.port, &words, patience)
+    }
+
+    /// Waits until this many replicas have everything that was written before.
+    ///
+    /// A replica may say that its link is up long before the master sends it anything: this writes something, and asks
+    /// for it.
+    pub(crate) fn wait_for_replicas(&self, replicas: usize) {
+        let until = Instant::now() + REPLICATED_WITHIN;
+        let mut connection = connect(self.port, REPLICATED_WITHIN).expect("a connection");
+        // A node of a cluster takes only keys that are its own.
+        let mark = |number: usize| format!("test:mark:{number}");
+        let own = (0..1000).find(|number| {
+            query(
+                &mut connection,
+                &[b"SET", mark(*number).as_bytes(), b"", b"PX", b"60000"],
+            )
+            .is_ok()
+        });
+        let own = mark(own.expect("a key that this server takes"));
+        let wanted = replicas.to_string();
+        let got = query(&mut connection, &[b"WAIT", wanted.as_bytes(), b"9000"]).expect("an answer");
+        let got: usize = redis::from_redis_value(got).expect("a number");
+        query(&mut connection, &[b"DEL", own.as_bytes()]).expect("an answer");
+        assert!(
+            got >= replicas && Instant::now() < until,
+            "{got} of {replicas} replicas have it"
+        );
     }
 
     /// The answer to a command, as text.
@@ -128,17 +176,21 @@ impl RedisServer {
     }
 
     fn try_start(&mut self) -> bool {
+        let port = self.port.to_string();
+        let usual = [
+            "--port",
+            &port,
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ];
+        // What is an argument as well wins over the file at each start.
+        let first: &[&str] = self.file.as_ref().map_or(&usual, std::slice::from_ref);
         let process = Command::new("redis-server")
-            .args([
-                "--port",
-                &self.port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-            ])
+            .args(first)
             .args(&self.arguments)
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
@@ -174,4 +226,22 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The answer of the server at `port` to a command, on a connection of its own.
+fn ask(port: u16, words: &[&[u8]], patience: Duration) -> RedisResult<Value> {
+    query(&mut connect(port, patience)?, words)
+}
+
+fn connect(port: u16, patience: Duration) -> RedisResult<Connection> {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}/0"))?;
+    let connection = client.get_connection_with_timeout(patience)?;
+    connection.set_read_timeout(Some(patience))?;
+    Ok(connection)
+}
+
+fn query(connection: &mut Connection, words: &[&[u8]]) -> RedisResult<Value> {
+    let (name, arguments) = words.split_first().expect("the name of a command");
+    let mut command = redis::Cmd::new();
+    command.arg(*name).arg(arguments).query(connection)
 }
