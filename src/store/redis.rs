@@ -1,7 +1,8 @@
 //! The store in Redis (6 or later) or Valkey: what replicas share. See `layout` for what lies there.
 //!
-//! One multiplexed connection a replica (and a node, in a `cluster`), which the store makes and replaces by itself. A load is one plain `GET`;
-//! each change is one script.
+//! Two multiplexed connections a replica, one for reads and one for changes, which the store makes and replaces by
+//! itself (`link`, with TLS where it is asked for), to a server that is given or that `sentinel` finds; or two to each
+//! master of a `cluster`. A load is one plain `GET`; each change is one script.
 //!
 //! * **Time.** The expiry is kept by Redis: what `GET` returns is alive, whatever the clock of this replica says.
 //!   The `expires_at` of a record was told by the clock of the replica that wrote or touched it last.
@@ -15,12 +16,15 @@
 //!   absent: so Redis answers there.) So it is the caller who decides whether an
 //!   unreadable record is to be kept for inspection or started over.
 
-mod ask;
 mod cluster;
+mod dial;
 mod layout;
 mod link;
 mod patience;
+mod place;
 mod scripts;
+mod sentinel;
+mod server;
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,45 +33,53 @@ use std::time::Duration;
 use redis::{Cmd, RedisConnectionInfo, ServerError, Value};
 use tokio::time::Instant;
 
-use self::ask::{Effect, Failure};
 use self::cluster::{Cluster, ClusterTarget};
 use self::layout::{keys, parse_record, record_bytes, record_key, token_bytes, version_bytes};
 use self::link::{Link, Target};
+use self::place::Place;
 use self::scripts::{Answer, Lua};
+use self::sentinel::{Question, Sentinels};
+use self::server::{Effect, Failure, Server};
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::store::{
     Acquired, BARREN_MEMORY, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
-    SessionStore, StoreError, StoreFuture, Stored, Version,
+    SessionStore, StoreError, StoreFuture, StoreStats, Stored, Version,
 };
+use crate::tls;
 
 /// Where Redis is, and how to use it. Its `Debug` leaves the login out.
 #[derive(Clone)]
 pub struct RedisOptions {
-    /// Which servers.
-    pub topology: Topology,
+    /// Where the server is, or who knows.
+    pub servers: Servers,
     /// Who we are there.
     pub login: Login,
+    /// How to speak TLS to it, and to the sentinels; unset: in clear.
+    pub tls: Option<tls::Client>,
+    /// The number of the database.
+    pub database: u16,
     /// The deadline of every call.
     pub timeout: Duration,
     /// What the names of all keys start with.
     pub key_prefix: String,
 }
 
-/// How the servers belong together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Topology {
-    /// One server.
-    One {
-        /// Where it is.
-        server: Address,
-        /// The number of the database.
-        database: u16,
+/// Where the server is, or who knows.
+#[derive(Clone, Debug)]
+pub enum Servers {
+    /// One server, by its name or address.
+    One(Address),
+    /// Whichever server the sentinels call the master.
+    Sentinel {
+        /// Where sentinels are; others that they know of are found.
+        sentinels: Vec<Address>,
+        /// What they call the master.
+        master: String,
+        /// Who we are at the sentinels.
+        login: Login,
     },
-    /// A cluster.
-    Cluster {
-        /// Where some of its nodes are, who are asked for the others.
-        seeds: Vec<Address>,
-    },
+    /// The nodes of a cluster; these are asked for the others.
+    Cluster(Vec<Address>),
 }
 
 /// A host and a port.
@@ -121,7 +133,8 @@ impl Login {
 impl fmt::Debug for RedisOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisOptions")
-            .field("topology", &self.topology)
+            .field("servers", &self.servers)
+            .field("database", &self.database)
             .field("timeout", &self.timeout)
             .field("key_prefix", &self.key_prefix)
             .finish_non_exhaustive()
@@ -130,15 +143,20 @@ impl fmt::Debug for RedisOptions {
 
 /// Records and leases in Redis.
 pub struct RedisStore {
-    servers: Servers,
+    servers: Connected,
     clock: Arc<dyn Clock>,
     timeout: Duration,
     prefix: String,
 }
 
 /// Who is asked.
-enum Servers {
-    One { link: Link, probe: Cmd },
+enum Connected {
+    One {
+        server: Server,
+        probe: Cmd,
+        /// Who is asked where it is.
+        _sentinels: Option<Sentinels>,
+    },
     Cluster(Cluster),
 }
 
@@ -149,25 +167,25 @@ impl RedisStore {
     /// Must be called inside a Tokio runtime.
     #[must_use]
     pub fn connect(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
-        let target = |server: Address, database, probe| Target {
-            login: options.login.greeting(database),
-            host: server.host,
-            port: server.port,
-            timeout: options.timeout,
-            probe,
-        };
-        let servers = match options.topology.clone() {
-            Topology::One { server, database } => {
-                let probe = probe(&options.key_prefix);
-                Servers::One {
-                    link: Link::new(target(server, database, probe.clone())),
-                    probe,
-                }
+        let servers = match &options.servers {
+            Servers::One(address) => Connected::one(options.target(address.clone()), None, &options.key_prefix),
+            Servers::Sentinel {
+                sentinels,
+                master,
+                login,
+            } => {
+                let question = Question {
+                    master: master.clone(),
+                    login: login.greeting(0),
+                    tls: options.tls.clone(),
+                    timeout: options.timeout,
+                };
+                let sentinels = Sentinels::ask(sentinels, question);
+                Connected::one(options.target(Address::default()), Some(sentinels), &options.key_prefix)
             }
-            Topology::Cluster { seeds } => Servers::Cluster(Cluster::new(ClusterTarget {
-                seeds,
-                // A write would be redirected by most nodes.
-                node: target(Address::default(), 0, redis::cmd("PING")),
+            Servers::Cluster(seeds) => Connected::Cluster(Cluster::new(ClusterTarget {
+                seeds: seeds.clone(),
+                node: options.target(Address::default()),
                 prefix: options.key_prefix.clone(),
             })),
         };
@@ -179,43 +197,44 @@ impl RedisStore {
         }
     }
 
-    /// The answer to a command that changes nothing, or nothing that matters.
     async fn read(&self, key: &[u8], cmd: &Cmd) -> Result<Value, StoreError> {
         let by = Instant::now() + self.timeout;
         match &self.servers {
-            Servers::One { link, .. } => read(link, cmd, by).await,
-            Servers::Cluster(cluster) => cluster.ask(key, cmd, Effect::Read, by).await,
+            Connected::One { server, .. } => server.ask(cmd, Effect::Read, by).await,
+            Connected::Cluster(cluster) => cluster.read(key, cmd, by).await,
         }
         .map_err(|failure| self.explain(failure, Effect::Read))
     }
 
-    /// The values of these keys, as of one moment unless their slot is on its way to another node.
+    /// The values of these keys of one installation; as of one moment, unless they are on their way to another node.
     async fn values(&self, names: &[&[u8]]) -> Result<Vec<Value>, StoreError> {
         let by = Instant::now() + self.timeout;
         match &self.servers {
-            Servers::One { link, .. } => {
+            Connected::One { server, .. } => {
                 let mut get = redis::cmd("MGET");
                 get.arg(names);
-                read(link, &get, by).await.map(|values| match values {
+                server.ask(&get, Effect::Read, by).await.map(|values| match values {
                     Value::Array(values) => values,
                     other => vec![other],
                 })
             }
-            Servers::Cluster(cluster) => cluster.values(names, by).await,
+            Connected::Cluster(cluster) => cluster.values(names, by).await,
         }
         .map_err(|failure| self.explain(failure, Effect::Read))
     }
 
-    /// What a script answers; `names` are those of the keys that it needs, no others.
+    /// What a script answers; `names` are the keys that it needs, and no others.
     async fn run(&self, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
         let by = Instant::now() + self.timeout;
         let call = script.on(names, args);
         match &self.servers {
-            Servers::One { link, .. } => match link.ask(&call.by_hash(), by, None).await {
-                Err(Failure::Refused(error)) if error.code() == "NOSCRIPT" => link.ask(&call.in_full(), by, None).await,
+            Connected::One { server, .. } => match server.ask(&call.by_hash(), Effect::Change, by).await {
+                Err(Failure::Refused(error)) if error.code() == "NOSCRIPT" => {
+                    server.ask(&call.in_full(), Effect::Change, by).await
+                }
                 other => other,
             },
-            Servers::Cluster(cluster) => cluster.run(&call, by).await,
+            Connected::Cluster(cluster) => cluster.run(&call, by).await,
         }
         .map(Answer::from)
         .map_err(|failure| self.explain(failure, Effect::Change))
@@ -234,13 +253,15 @@ impl RedisStore {
         match (failure, effect) {
             (Failure::NotSent(error), _) => error,
             (Failure::Refused(error), _) => refused(&error),
-            (Failure::Late, Effect::Read) => StoreError::Timeout,
+            (Failure::Late, Effect::Read | Effect::Trial) => StoreError::Timeout,
             (Failure::Late, Effect::Change) => {
                 StoreError::Ambiguous(format!("no answer within {} ms", self.timeout.as_millis()))
             }
-            (Failure::Lost(_), Effect::Read) => StoreError::Unavailable("the connection was lost".into()),
+            (Failure::Lost(_), Effect::Read | Effect::Trial) => {
+                StoreError::Unavailable("the connection was lost".into())
+            }
             (Failure::Lost(_), Effect::Change) => StoreError::Ambiguous("the connection was lost".into()),
-            (Failure::Garbled(error), Effect::Read) => StoreError::Unavailable(error.category().into()),
+            (Failure::Garbled(error), Effect::Read | Effect::Trial) => StoreError::Unavailable(error.category().into()),
             (Failure::Garbled(error), Effect::Change) => StoreError::Ambiguous(error.category().into()),
         }
     }
@@ -255,11 +276,37 @@ impl RedisStore {
     }
 }
 
-/// A read may be asked twice, on the next connection: the first one may have been closed for idleness just now.
-async fn read(link: &Link, cmd: &Cmd, by: Instant) -> Result<Value, Failure> {
-    match link.ask(cmd, by, None).await {
-        Err(Failure::Lost(number)) => link.ask(cmd, by, Some(number)).await,
-        other => other,
+impl RedisOptions {
+    /// How a server there is reached; that it works is seen by its answering at all.
+    fn target(&self, server: Address) -> Target {
+        Target {
+            login: self.login.greeting(self.database),
+            host: server.host,
+            port: server.port,
+            timeout: self.timeout,
+            probe: redis::cmd("PING"),
+            tls: self.tls.clone(),
+        }
+    }
+}
+
+impl Connected {
+    fn one(target: Target, sentinels: Option<Sentinels>, prefix: &str) -> Self {
+        let probe = probe(prefix);
+        let place = |target: Target| match &sentinels {
+            Some(sentinels) => sentinels.place(target),
+            None => Place::from(target),
+        };
+        // That reads are answered is seen by a read, and that changes are by a change.
+        let changes = Target {
+            probe: probe.clone(),
+            ..target.clone()
+        };
+        Self::One {
+            server: Server::new(Link::new(place(target)), Link::beside(place(changes))),
+            probe,
+            _sentinels: sentinels,
+        }
     }
 }
 
@@ -320,7 +367,7 @@ impl SessionStore for RedisStore {
     fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)> {
         Box::pin(async move {
             let [record_key, lease_key, barren_key] = keys(&self.prefix, key);
-            // In an order in which they may also be read one by one: see the module of the cluster.
+            // In an order in which they may also be read one by one, see the module of the cluster.
             let names = [&lease_key[..], &barren_key[..], &record_key[..]];
             let Ok([lease, barren, stored]) = <[Value; 3]>::try_from(self.values(&names).await?) else {
                 return unexpected();
@@ -447,10 +494,10 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             let by = Instant::now() + self.timeout;
             match &self.servers {
-                Servers::One { link, probe } => read(link, probe, by).await.map(drop),
-                Servers::Cluster(cluster) => cluster.ping(by).await,
+                Connected::One { server, probe, .. } => server.ask(probe, Effect::Trial, by).await.map(drop),
+                Connected::Cluster(cluster) => cluster.ping(by).await,
             }
-            .map_err(|failure| self.explain(failure, Effect::Read))
+            .map_err(|failure| self.explain(failure, Effect::Trial))
         })
     }
 
@@ -458,11 +505,21 @@ impl SessionStore for RedisStore {
         "redis"
     }
 
+    fn stats(&self) -> StoreStats {
+        StoreStats {
+            reconnects: match &self.servers {
+                Connected::One { server, .. } => server.reconnects(),
+                Connected::Cluster(cluster) => cluster.reconnects(),
+            },
+            unreplicated: 0,
+        }
+    }
+
     fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             match &self.servers {
-                Servers::One { link, .. } => link.close(),
-                Servers::Cluster(cluster) => cluster.close(),
+                Connected::One { server, .. } => server.close(),
+                Connected::Cluster(cluster) => cluster.close(),
             }
             Ok(())
         })

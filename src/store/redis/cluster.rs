@@ -1,8 +1,8 @@
 //! Redis Cluster: which node is asked, and what happens when that one is not the right one any more.
 //!
 //! Every key belongs to one of 16,384 slots, and every slot to one master. The keys of an installation share a slot, so
-//! each call goes to one node. There is one [`Link`] to each master, made and replaced in the background like that to a
-//! single server; a [`Map`] tells which of them serves a slot. `watch` keeps the map true: it asks the nodes for it
+//! each call goes to one node. There is a [`Server`](super::server::Server) for each master, its connections made and
+//! replaced in the background like those to a single one; a [`Map`] tells which of them serves a slot. `watch` keeps the map true: it asks the nodes for it
 //! every few seconds, and ten times a second while something is amiss (a redirection, a lost answer, a link that is
 //! down, a slot that nobody serves). Calls never ask for the map; they read it and, where it fails them, wait for a
 //! better one, no longer than their deadline.
@@ -38,7 +38,7 @@ mod slot;
 mod watch;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -53,9 +53,9 @@ use self::reply::Redirect;
 use self::slot::slot_of;
 use self::watch::{Visitors, watch};
 use super::Address;
-use super::ask::{Effect, Failure};
 use super::link::Target;
 use super::scripts::Call;
+use super::server::{Effect, Failure};
 use crate::session::store::StoreError;
 
 /// How often a call follows a redirection, or goes back to where it was sent away from.
@@ -88,6 +88,8 @@ struct Shared {
     target: ClusterTarget,
     state: latest::Sender<State>,
     suspected: AtomicBool,
+    /// Of nodes that are masters no more.
+    past_reconnects: AtomicU64,
     visitors: Visitors,
 }
 
@@ -124,15 +126,16 @@ impl Cluster {
                 why: "no node of the cluster has answered yet".into(),
             }),
             suspected: AtomicBool::new(false),
+            past_reconnects: AtomicU64::new(0),
             visitors: Visitors::default(),
         });
         let watch = AbortOnDropHandle::new(tokio::spawn(watch(Arc::clone(&shared))));
         Self { shared, watch }
     }
 
-    /// The answer to a command whose keys share the slot of `key`.
-    pub(super) async fn ask(&self, key: &[u8], cmd: &Cmd, effect: Effect, by: Instant) -> Result<Value, Failure> {
-        self.shared.ask(slot_of(key), cmd, effect, by).await
+    /// The answer to a command that reads `key`.
+    pub(super) async fn read(&self, key: &[u8], cmd: &Cmd, by: Instant) -> Result<Value, Failure> {
+        self.shared.ask(slot_of(key), cmd, Effect::Read, by).await
     }
 
     /// The values of keys that share a slot: together if that can be, else one by one, in the order of `keys`.
@@ -166,7 +169,7 @@ impl Cluster {
                 return answer;
             }
             if let Some(node) = self.shared.has_all(slot, call, by).await? {
-                let there = node.ask_here(&call.by_first_key(), by, None).await;
+                let there = node.ask_here(&call.by_first_key(), Effect::Change, by, None).await;
                 // It was called off, or is over.
                 if !is_refusal(&there, "MOVED") {
                     return there;
@@ -187,7 +190,7 @@ impl Cluster {
         let mut asked = JoinSet::new();
         for (slot, cmd) in map.probes().iter().cloned() {
             let shared = Arc::clone(&self.shared);
-            asked.spawn(async move { shared.ask(slot, &cmd, Effect::Read, by).await });
+            asked.spawn(async move { shared.ask(slot, &cmd, Effect::Trial, by).await });
         }
         let mut outcome = Err(unavailable("no node serves slots"));
         while let Some(Ok(answer)) = asked.join_next().await {
@@ -199,11 +202,20 @@ impl Cluster {
         outcome
     }
 
+    /// How often a connection was made after the first ones of a node.
+    pub(super) fn reconnects(&self) -> u64 {
+        let present: u64 = match &*self.shared.state.borrow() {
+            State::Known(map) => map.masters().iter().map(|node| node.server.reconnects()).sum(),
+            State::Unknown { .. } | State::Closed => 0,
+        };
+        present + self.shared.past_reconnects.load(Ordering::Relaxed)
+    }
+
     /// Lets go of all nodes, for good.
     pub(super) fn close(&self) {
         self.watch.abort();
         if let State::Known(map) = self.shared.state.send_replace(State::Closed) {
-            map.masters().iter().for_each(|node| node.link.close());
+            map.masters().iter().for_each(|node| node.server.close());
         }
         self.shared.visitors.close();
     }
@@ -250,8 +262,8 @@ impl Shared {
             if redirections > PROMPT_REDIRECTIONS && !pause(by).await {
                 break;
             }
-            let (mut node, connection) = self.way(slot, lost.as_ref(), by).await?;
-            let mut answer = node.link.send(cmd, connection, by).await;
+            let (mut node, connection) = self.way(slot, effect, lost.as_ref(), by).await?;
+            let mut answer = node.server.send(cmd, effect, by, connection).await;
             match redirect(&answer, &node) {
                 Some(Redirect::Moved(slot, to)) => {
                     self.moved(slot, &to);
@@ -259,7 +271,7 @@ impl Shared {
                 }
                 Some(Redirect::Ask(to)) => {
                     node = self.node(&to);
-                    answer = node.ask_here(cmd, by, number_of(lost.as_ref(), &node)).await;
+                    answer = node.ask_here(cmd, effect, by, number_of(lost.as_ref(), &node)).await;
                     // The move is over, or was called off.
                     if is_refusal(&answer, "MOVED") {
                         self.suspect();
@@ -272,7 +284,7 @@ impl Shared {
                 self.suspect();
             }
             match answer {
-                Err(Failure::Lost(number)) if effect == Effect::Read && lost.is_none() => lost = Some((node, number)),
+                Err(Failure::Lost(number)) if effect.may_repeat() && lost.is_none() => lost = Some((node, number)),
                 other => return other,
             }
         }
@@ -281,12 +293,12 @@ impl Shared {
     }
 
     /// A connection to whoever serves `slot`: not the one that was `lost`.
-    async fn way(&self, slot: u16, lost: Option<&Lost>, by: Instant) -> Result<Way, Failure> {
+    async fn way(&self, slot: u16, effect: Effect, lost: Option<&Lost>, by: Instant) -> Result<Way, Failure> {
         loop {
             let node = self.owner(slot, by).await?;
             tokio::select! {
                 biased;
-                connection = node.link.connection(by, number_of(lost, &node)) => {
+                connection = node.server.link(effect).connection(by, number_of(lost, &node)) => {
                     return connection.map(|connection| (Arc::clone(&node), connection)).map_err(Failure::NotSent);
                 }
                 () = self.change_of(slot, &node) => {}
@@ -351,7 +363,7 @@ impl Shared {
         for key in call.keys() {
             let mut peek = redis::cmd("GETRANGE");
             peek.arg(key).arg(0).arg(0);
-            let answer = owner.link.ask(&peek, by, None).await;
+            let answer = owner.server.ask(&peek, Effect::Read, by).await;
             match redirect(&answer, &owner) {
                 Some(Redirect::Ask(node)) if to.as_ref().is_none_or(|to| *to == node) => to = Some(node),
                 _ => return Ok(None),
@@ -385,13 +397,10 @@ impl Shared {
 
 impl Node {
     /// Asks for what is on its way to this node.
-    async fn ask_here(&self, cmd: &Cmd, by: Instant, after: Option<u64>) -> Result<Value, Failure> {
+    async fn ask_here(&self, cmd: &Cmd, effect: Effect, by: Instant, after: Option<u64>) -> Result<Value, Failure> {
         let asking = redis::cmd("ASKING");
-        let [_, answer] = self.link.ask_together([&asking, cmd], by, after).await?;
-        match answer {
-            Value::ServerError(error) => Err(Failure::Refused(error)),
-            answer => Ok(answer),
-        }
+        let [_, answer] = self.server.ask_together([&asking, cmd], effect, by, after).await?;
+        self.server.told(answer)
     }
 }
 

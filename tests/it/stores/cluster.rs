@@ -176,9 +176,9 @@ async fn a_store_that_knows_the_cluster_asks_the_right_node_at_once() {
     }
     assert_eq!(store.ping().await, Ok(()));
     assert_eq!(redirected(), before);
-    // One connection to each master, none to replicas.
+    // One connection to each master for reads and one for changes, none to replicas.
     let connected: Vec<_> = cluster.nodes.iter().map(clients).collect();
-    assert_eq!(connected, [1, 1, 1, 0, 0, 0]);
+    assert_eq!(connected, [2, 2, 2, 0, 0, 0]);
     store.close().await.unwrap();
     eventually("no connections", || async {
         cluster.nodes.iter().all(|node| clients(node) == 0)
@@ -364,7 +364,7 @@ async fn a_failover_by_command_under_load_costs_no_call_and_no_record() {
     eventually("the old masters to be left", || async {
         tokio::task::block_in_place(|| {
             let connected: Vec<_> = cluster.nodes.iter().map(clients).collect();
-            connected == [0, 0, 0, 1, 1, 1]
+            connected == [0, 0, 0, 2, 2, 2]
         })
     })
     .await;

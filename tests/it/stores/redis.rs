@@ -15,6 +15,7 @@ use session_bridge::session::store::{
 
 use super::contract::{Subject, keeps_the_contract};
 use super::{LONG, eventually, key, record, token, version};
+use crate::support::gate::Gate;
 use crate::support::redis::RedisServer;
 
 /// Generous: what is late here is late because the machine is busy.
@@ -160,7 +161,7 @@ async fn a_load_is_one_get_and_a_touch_rewrites_nothing() {
 }
 
 #[tokio::test]
-async fn all_calls_share_one_connection() {
+async fn all_calls_share_two_connections() {
     let server = RedisServer::start();
     let store = connect(&server, PATIENT).await;
     let loads = (0..500).map(|n| {
@@ -171,8 +172,8 @@ async fn all_calls_share_one_connection() {
     let clients = server.text(&["CLIENT", "LIST"]);
     assert_eq!(
         clients.lines().count(),
-        2,
-        "the store's and the one that asks: {clients}"
+        3,
+        "one for reads, one for changes, and the one that asks: {clients}"
     );
 }
 
@@ -284,14 +285,91 @@ async fn a_short_pause_of_redis_costs_no_connection() {
             .collect()
     };
     let before = connections();
-    assert_eq!(before.len(), 1, "{before:?}");
-    let writes = server.calls("set");
+    assert_eq!(before.len(), 2, "{before:?}");
+    let trials = server.calls("ping");
     server.stop();
     assert_eq!(store.load(&key(1)).await, Err(StoreError::Timeout));
     server.resume();
     assert_eq!(store.load(&key(1)).await, Ok(None));
-    eventually("the trial of the connection", || async { server.calls("set") > writes }).await;
+    eventually("the trial of the connection", || async {
+        server.calls("ping") > trials
+    })
+    .await;
     assert_eq!(connections(), before);
+}
+
+#[tokio::test]
+async fn while_writes_are_paused_reads_are_answered_and_changes_are_refused_at_once() {
+    let timeout = Duration::from_millis(250);
+    let server = RedisServer::start();
+    let store = connect(&server, timeout).await;
+    store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
+    let before = store.stats().reconnects;
+    server.command(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    let first = store.create(&key(2), record(1, "x", LONG), None).await;
+    assert!(matches!(first, Err(StoreError::Ambiguous(_))), "{first:?}");
+    eventually("the pause to be known", || async {
+        let asked = Instant::now();
+        let outcome = store.create(&key(2), record(1, "x", LONG), None).await;
+        matches!(outcome, Err(StoreError::Unavailable(_))) && asked.elapsed() < Duration::from_millis(100)
+    })
+    .await;
+    for _ in 0..50 {
+        assert!(store.load(&key(1)).await.unwrap().is_some());
+        assert!(store.ping().await.is_err());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(store.stats().reconnects, before, "nothing comes and goes meanwhile");
+    server.command(&["CLIENT", "UNPAUSE"]);
+    let back = Instant::now();
+    eventually("a change", || async {
+        store.create(&key(3), record(1, "x", LONG), None).await.is_ok()
+    })
+    .await;
+    assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
+    // The one that was given up was not carried out either: its connection was closed before.
+    assert_eq!(store.load(&key(2)).await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_never_answers_in_time_is_down_and_does_not_come_and_go() {
+    let server = RedisServer::start();
+    let store = connect(&server, Duration::from_millis(200)).await;
+    server.command(&["CLIENT", "PAUSE", "60000", "ALL"]);
+    eventually("the outage to be known", || async {
+        matches!(store.load(&key(1)).await, Err(StoreError::Unavailable(_)))
+    })
+    .await;
+    let before = store.stats().reconnects;
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        let asked = Instant::now();
+        let outcome = store.load(&key(1)).await;
+        assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+        assert!(asked.elapsed() < Duration::from_millis(250), "{:?}", asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(store.stats().reconnects, before);
+}
+
+#[tokio::test]
+async fn a_peer_that_vanished_is_found_out_though_nobody_asks() {
+    let server = RedisServer::start();
+    let gate = Gate::to(([127, 0, 0, 1], server.port()).into()).await;
+    let url = format!("redis://127.0.0.1:{}", gate.port());
+    let store = connect_as(&url, Duration::from_millis(250), "p:", &Subject::clock()).await;
+    eventually("a connection", || async { store.load(&key(1)).await.is_ok() }).await;
+    gate.stall();
+    // A second of silence, the time-out, and the time within which a loss is waited out.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let asked = Instant::now();
+    let outcome = store.load(&key(1)).await;
+    assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+    assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+    gate.open();
+    let back = Instant::now();
+    eventually("an answer", || async { store.load(&key(1)).await.is_ok() }).await;
+    assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use redis::Cmd;
 
 use super::super::Address;
-use super::super::link::Link;
+use super::super::server::Server;
 use super::reply::View;
 use super::slot::{SLOTS, slot_of};
 
@@ -15,10 +15,10 @@ const NOBODY: u16 = u16::MAX;
 /// How many names are tried to find one in the slots of each master.
 const PROBE_NAMES: u32 = 4096;
 
-/// A node, and the connection to it.
+/// A node, and the connections to it.
 pub(super) struct Node {
     pub(super) address: Address,
-    pub(super) link: Link,
+    pub(super) server: Server,
 }
 
 /// Who serves what. Never changed, only replaced: a call goes by the one that it found.
@@ -136,7 +136,7 @@ impl Map {
 
     /// How many slots have no node, or one to which there is no connection.
     pub(super) fn unserved(&self) -> usize {
-        let up: Vec<bool> = self.masters.iter().map(|master| master.link.is_up()).collect();
+        let up: Vec<bool> = self.masters.iter().map(|master| master.server.is_up()).collect();
         let served = |place: &&u16| up.get(usize::from(**place)).is_some_and(|up| *up);
         self.owners.len() - self.owners.iter().filter(served).count()
     }

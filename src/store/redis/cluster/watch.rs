@@ -1,5 +1,6 @@
 //! What keeps the map true, in the background, and the nodes that are not part of it.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,9 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::super::Address;
-use super::super::link::{Link, Target, dial};
+use super::super::dial::{dial, settings};
+use super::super::link::{Link, Target};
+use super::super::server::{Effect, Server};
 use super::map::{Map, Node};
 use super::reply::View;
 use super::slot::SLOTS;
@@ -68,10 +71,13 @@ impl Visitors {
         }
         let node = Arc::new(Node {
             address: address.clone(),
-            link: Link::new(shared.target_at(address)),
+            server: Server::new(
+                Link::new(shared.target_at(address)),
+                Link::beside(shared.target_at(address)),
+            ),
         });
         if guests.closed {
-            node.link.close();
+            node.server.close();
         } else {
             guests.visits.push(Visit {
                 node: Arc::clone(&node),
@@ -94,7 +100,7 @@ impl Visitors {
     pub(super) fn close(&self) {
         let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         guests.closed = true;
-        guests.visits.drain(..).for_each(|visit| visit.node.link.close());
+        guests.visits.drain(..).for_each(|visit| visit.node.server.close());
     }
 }
 
@@ -172,14 +178,15 @@ fn questions() -> [Cmd; 2] {
 
 async fn ask_node(node: Arc<Node>) -> Result<View, String> {
     let [slots, info] = questions();
-    let asked = node.link.ask_together([&slots, &info], Instant::now() + PATIENCE, None);
+    let by = Instant::now() + PATIENCE;
+    let asked = node.server.ask_together([&slots, &info], Effect::Read, by, None);
     let [slots, info] = asked.await.map_err(|_| "the connection was lost".to_owned())?;
     View::read(slots, info, &node.address)
 }
 
 /// Asks over a connection that is made for this alone.
 async fn ask_stranger(target: Target, address: Address) -> Result<View, String> {
-    let mut live = dial(&target).await?;
+    let mut live = dial(&target, settings()).await?;
     let mut pipeline = redis::Pipeline::with_capacity(2);
     for question in questions() {
         pipeline.add_command(question);
@@ -196,7 +203,7 @@ impl Shared {
         let mut up = Vec::new();
         let mut others = self.target.seeds.clone();
         if let State::Known(map) = &*self.state.borrow() {
-            let (connected, not): (Vec<_>, Vec<_>) = map.masters().iter().partition(|node| node.link.is_up());
+            let (connected, not): (Vec<_>, Vec<_>) = map.masters().iter().partition(|node| node.server.is_up());
             up.extend(connected.into_iter().map(Arc::clone));
             others.extend(not.into_iter().map(|node| node.address.clone()));
             others.extend_from_slice(map.replicas());
@@ -227,6 +234,10 @@ impl Shared {
         *older = 0;
         let (epoch, slots) = (view.epoch, view.slots());
         let masters = known.as_deref().map(Map::masters).unwrap_or_default();
+        let gone = masters
+            .iter()
+            .filter(|node| view.ranges.iter().all(|(.., master)| *master != node.address));
+        let reconnects: u64 = gone.map(|node| node.server.reconnects()).sum();
         let node = |address: &Address| {
             let same = masters.iter().find(|node| node.address == *address);
             same.map_or_else(|| self.visitors.node(address, self), Arc::clone)
@@ -241,6 +252,7 @@ impl Shared {
             }
             open
         });
+        self.past_reconnects.fetch_add(reconnects, Ordering::Relaxed);
     }
 
     /// Notes why there is no map, without waking those who wait for one.
