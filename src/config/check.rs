@@ -131,6 +131,17 @@ fn store(reader: &mut Reader, tree: &Table, parts: &Parts) {
         ),
         _ => {}
     }
+    // By the rule of Redis, the keys of one installation would then lie on different nodes.
+    let apart = store
+        .key_prefix
+        .split_once('{')
+        .is_some_and(|(_, tag)| tag.starts_with('}'));
+    if url.is_cluster() && apart {
+        contradiction(
+            &["store.key_prefix", "store.url"],
+            "its first braces are empty, {}: a cluster would keep the keys of one session apart",
+        );
+    }
 }
 
 fn routes(reader: &mut Reader, tree: &Table, parts: &Parts) {

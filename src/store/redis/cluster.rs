@@ -236,13 +236,15 @@ fn is_refusal<T>(answer: &Result<T, Failure>, code: &str) -> bool {
     matches!(answer, Err(Failure::Refused(error)) if error.code() == code)
 }
 
-/// `false` when there is no time left for it.
+/// `false` when there is no time left for it, and for an answer after it: a change that was refused so far is certain
+/// not to have happened, and is better left at that.
 async fn pause(by: Instant) -> bool {
     let until = Instant::now() + PAUSE.mul_f64(0.5 + fastrand::f64() / 2.0);
-    if until < by {
+    let in_time = until + 2 * PAUSE < by;
+    if in_time {
         tokio::time::sleep_until(until).await;
     }
-    until < by
+    in_time
 }
 
 impl Shared {
@@ -418,3 +420,6 @@ fn is_suspicious(failure: &Failure) -> bool {
         Failure::NotSent(_) | Failure::Late | Failure::Lost(_) | Failure::Garbled(_) => true,
     }
 }
+
+#[cfg(test)]
+mod tests;

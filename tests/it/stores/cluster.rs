@@ -323,7 +323,9 @@ async fn a_slot_that_is_stuck_on_its_way_is_served() {
     let (slot, from, to) = begin(3);
     let asked = Instant::now();
     let created = store.create(&key(3), record(1, "x", LONG), Some(token(3))).await;
-    assert!(matches!(created, Err(StoreError::Unavailable(_))), "{created:?}");
+    // The last of many tries may be one whose answer is not waited for.
+    let refused = matches!(created, Err(StoreError::Unavailable(_) | StoreError::Ambiguous(_)));
+    assert!(refused, "{created:?}");
     assert!(asked.elapsed() < TIMEOUT + SLACK, "{:?}", asked.elapsed());
     assert_eq!(store.load(&key(3)).await, Ok(None));
     let (created, moved) = tokio::join!(
@@ -344,7 +346,6 @@ async fn a_failover_by_command_under_load_costs_no_call_and_no_record() {
     let changing: Vec<_> = (0..12).map(|n| keep_changing(&store, n, &stop)).collect();
     for master in 0..3 {
         cluster.failover(master + 3);
-        let (own, _) = (record_key(0), ());
         eventually("the replica to be the master", || async {
             tokio::task::block_in_place(|| {
                 cluster.nodes[master + 3]
@@ -353,7 +354,6 @@ async fn a_failover_by_command_under_load_costs_no_call_and_no_record() {
             })
         })
         .await;
-        drop(own);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     stop.store(true, Ordering::Relaxed);

@@ -31,6 +31,8 @@ pub(super) struct Map {
     replicas: Vec<Address>,
     /// For each slot, the place of its master among `masters`.
     owners: Box<[u16]>,
+    /// Whether every slot has one.
+    complete: bool,
     probes: Arc<[(u16, Cmd)]>,
 }
 
@@ -47,6 +49,7 @@ impl Map {
             masters: Vec::new(),
             replicas: view.replicas.clone(),
             owners: vec![NOBODY; usize::from(SLOTS)].into(),
+            complete: false,
             probes: [].into(),
             view: None,
         };
@@ -57,6 +60,7 @@ impl Map {
                 owners.fill(place);
             }
         }
+        map.complete = !map.owners.contains(&NOBODY);
         map.view = Some(view);
         map.probes = map.find_probes(probe);
         map
@@ -137,6 +141,9 @@ impl Map {
     /// How many slots have no node, or one to which there is no connection.
     pub(super) fn unserved(&self) -> usize {
         let up: Vec<bool> = self.masters.iter().map(|master| master.server.is_up()).collect();
+        if self.complete && up.iter().all(|up| *up) {
+            return 0;
+        }
         let served = |place: &&u16| up.get(usize::from(**place)).is_some_and(|up| *up);
         self.owners.len() - self.owners.iter().filter(served).count()
     }

@@ -216,7 +216,7 @@ impl Shared {
     }
 
     /// Makes `view` the map, unless it is older than what is known. `older` counts such ones.
-    fn take(self: &Arc<Self>, view: View, older: &mut u32) {
+    pub(super) fn take(self: &Arc<Self>, view: View, older: &mut u32) {
         let known = match &*self.state.borrow() {
             State::Known(map) => Some(Arc::clone(map)),
             State::Unknown { .. } | State::Closed => None,
