@@ -3,6 +3,8 @@
 mod contract;
 mod memory;
 mod redis;
+mod secured;
+mod sentinel;
 mod sqlite;
 
 use std::future::Future;
