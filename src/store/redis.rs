@@ -119,7 +119,9 @@ impl fmt::Debug for Login {
 impl Login {
     /// How a connection is greeted, in this database.
     fn greeting(&self, database: u16) -> RedisConnectionInfo {
-        let mut info = RedisConnectionInfo::default().set_db(database.into());
+        let mut info = RedisConnectionInfo::default()
+            .set_db(database.into())
+            .set_skip_set_lib_name();
         if let Some(username) = &self.username {
             info = info.set_username(username);
         }

@@ -4,6 +4,8 @@ mod cluster;
 mod contract;
 mod memory;
 mod redis;
+mod secured;
+mod sentinel;
 mod sqlite;
 
 use std::future::Future;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, Value};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::patience;
@@ -17,6 +18,9 @@ const DIAL_WITHIN: (Duration, Duration) = (Duration::from_millis(500), Duration:
 /// For how long what was sent may remain unacknowledged by the other machine before the connection is given up.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+
+/// What is said of a server that is frozen, paused, or too slow.
+pub(super) const SILENT: &str = "the server accepts connections and does not answer in time";
 
 /// How many commands may wait to be written to the connection; further ones wait to be queued.
 const QUEUE: usize = 1024;
@@ -45,7 +49,8 @@ pub(super) enum Health {
     Good,
     /// It answers, but takes no writes: the server may have been demoted, and the name may lead elsewhere now.
     ReadOnly,
-    Dead,
+    /// And why.
+    Dead(String),
 }
 
 impl Live {
@@ -57,7 +62,8 @@ impl Live {
             Some(Ok(Value::ServerError(error))) if error.code() == "READONLY" => Health::ReadOnly,
             // Any other refusal is an answer all the same: another connection would get it too.
             Some(Ok(_)) => Health::Good,
-            Some(Err(_)) | None => Health::Dead,
+            Some(Err(error)) => Health::Dead(tls::explain(&error).unwrap_or_else(|| "the connection was lost".into())),
+            None => Health::Dead(SILENT.into()),
         }
     }
 }
@@ -72,31 +78,51 @@ pub(super) fn settings() -> AsyncConnectionConfig {
 /// One attempt; the name is resolved anew. The error is fit to be shown.
 pub(super) async fn dial(target: &Target, settings: AsyncConnectionConfig) -> Result<Live, String> {
     let within = target.timeout.clamp(DIAL_WITHIN.0, DIAL_WITHIN.1);
-    let attempt = async {
-        let stream = TcpStream::connect((target.host.as_str(), target.port))
-            .await
-            .map_err(|error| format!("cannot connect: {error}"))?;
-        tune(&stream);
-        let login = &target.login;
-        let (connection, driver) = match &target.tls {
-            None => {
-                let made = MultiplexedConnection::new_with_config(login, stream, settings).await;
-                let (connection, driver) = made.map_err(|error| refused_login(&error, false))?;
-                (connection, tokio::spawn(driver))
-            }
-            Some(tls) => {
-                let stream = tls.connect(&target.host, stream).await?;
-                let made = MultiplexedConnection::new_with_config(login, stream, settings).await;
-                let (connection, driver) = made.map_err(|error| refused_login(&error, true))?;
-                (connection, tokio::spawn(driver))
-            }
-        };
-        let driver = AbortOnDropHandle::new(driver);
-        Ok(Live { connection, driver })
+    let until = Instant::now() + within;
+    let connecting = TcpStream::connect((target.host.as_str(), target.port));
+    let stream = match timeout_at(until, connecting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(format!("cannot connect: {error}")),
+        Err(_) => return Err(format!("no connection within {} ms", within.as_millis())),
     };
-    match tokio::time::timeout(within, attempt).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(format!("no connection within {} ms", within.as_millis())),
+    tune(&stream);
+    match &target.tls {
+        None => greet(target, stream, settings, until).await,
+        Some(tls) => {
+            let Ok(stream) = timeout_at(until, tls.connect(&target.host, stream)).await else {
+                return Err(format!(
+                    "no answer to the TLS handshake within {} ms: does the server speak TLS on this port?",
+                    within.as_millis()
+                ));
+            };
+            let mut stream = stream?;
+            timeout_at(until, hear(&mut stream)).await.map_err(|_| SILENT)??;
+            greet(target, stream, settings, until).await
+        }
+    }
+}
+
+/// Waits for a first answer, whatever it says. A server may look at our certificate when the handshake is over for
+/// us (TLS 1.3): if it refuses it, that is what is read first, and nobody else would see it.
+async fn hear<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<(), String> {
+    let lost = |error| tls::explain(&error).unwrap_or_else(|| "the connection was closed after the handshake".into());
+    stream.write_all(b"PING\r\n").await.map_err(lost)?;
+    while stream.read_u8().await.map_err(lost)? != b'\n' {}
+    Ok(())
+}
+
+async fn greet<S>(target: &Target, stream: S, settings: AsyncConnectionConfig, until: Instant) -> Result<Live, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let greeting = MultiplexedConnection::new_with_config(&target.login, stream, settings);
+    match timeout_at(until, greeting).await {
+        Ok(Ok((connection, driver))) => Ok(Live {
+            connection,
+            driver: AbortOnDropHandle::new(tokio::spawn(driver)),
+        }),
+        Ok(Err(error)) => Err(refused_login(&error, target.tls.is_some())),
+        Err(_) => Err(SILENT.into()),
     }
 }
 
@@ -125,7 +151,7 @@ fn refused_login(error: &RedisError, by_tls: bool) -> String {
         (_, Some("ERR")) => {
             "the server refused the greeting: are user, password and database of store.url right?".into()
         }
-        (_, Some("WRONGPASS")) => "the server refused the greeting: user or password is wrong".into(),
+        (_, Some("WRONGPASS")) => "the server refused the greeting: authentication failed".into(),
         (_, Some(code)) => format!("the server refused the greeting: {code}"),
         (_, None) => format!("the server refused the greeting: {}", error.category()),
     }

@@ -198,17 +198,17 @@ async fn watch_over(
     place: &mut Place,
     mut target: Target,
     shared: &Shared,
-) -> &'static str {
+) -> String {
     let mut replaced_at: Option<Instant> = None;
     let mut look_at = Instant::now() + SILENCE;
-    let lost = |target: &Target, why| {
-        shared.tell_down(target, why);
+    let lost = |target: &Target, why: String| {
+        shared.tell_down(target, &why);
         why
     };
     loop {
         let health = tokio::select! {
-            _ = &mut live.driver => return lost(&target, "the connection was lost"),
-            () = place.moved() => return lost(&target, "the master is another server now"),
+            _ = &mut live.driver => return lost(&target, "the connection was lost".into()),
+            () = place.moved() => return lost(&target, "the master is another server now".into()),
             () = shared.renew.notified() => Health::ReadOnly,
             () = shared.suspect.notified() => live.try_out(&target).await,
             () = sleep_until(look_at) => {
@@ -221,7 +221,7 @@ async fn watch_over(
         };
         match health {
             Health::Good => {}
-            Health::Dead => return lost(&target, "the server does not answer"),
+            Health::Dead(why) => return lost(&target, why),
             Health::ReadOnly if replaced_at.is_some_and(|at| at.elapsed() < SETTLE) => {}
             Health::ReadOnly => {
                 replaced_at = Some(Instant::now());
@@ -273,7 +273,7 @@ async fn attempt(place: &Place) -> Result<(Live, Target), String> {
     place.verify(&live).await?;
     match live.try_out(&target).await {
         Health::Good | Health::ReadOnly => Ok((live, target)),
-        Health::Dead => Err("the server accepts connections and does not answer".into()),
+        Health::Dead(why) => Err(why),
     }
 }
 

@@ -6,8 +6,9 @@ use redis::Value;
 use tokio::sync::watch;
 
 use super::Address;
-use super::dial::{Live, Target};
+use super::dial::{Live, SILENT, Target};
 use super::sentinel::Doubts;
+use crate::tls;
 
 /// Where a link leads.
 #[derive(Clone)]
@@ -96,7 +97,8 @@ impl Place {
             }
             Ok(Ok(Value::ServerError(error))) => Err(format!("the server does not tell its role: {}", error.code())),
             Ok(Ok(_)) => Err("the server does not tell its role".into()),
-            Ok(Err(_)) | Err(_) => Err("the server accepts connections and does not answer".into()),
+            Ok(Err(error)) => Err(tls::explain(&error).unwrap_or_else(|| "the connection was lost".into())),
+            Err(_) => Err(SILENT.into()),
         }
     }
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use super::Address;
-use super::dial::{Live, Target, dial, settings};
+use super::dial::{Live, SILENT, Target, dial, settings};
 use super::place::Place;
 use crate::tls;
 
@@ -219,10 +219,14 @@ async fn converse(sentinel: &Address, shared: &Arc<Shared>, answered: &mut bool)
         Err(why) => return why,
     };
     let mut connection = live.connection.clone();
-    let subscribed = tokio::time::timeout(target.timeout, connection.subscribe("+switch-master")).await;
-    if !matches!(subscribed, Ok(Ok(()))) {
+    match tokio::time::timeout(target.timeout, connection.subscribe("+switch-master")).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if error.is_io_error() => {
+            return tls::explain(&error).unwrap_or_else(|| "the connection was lost".into());
+        }
         // Less quick, but no less right.
-        debug!(%sentinel, "cannot subscribe to +switch-master there");
+        Ok(Err(_)) => debug!(%sentinel, "cannot subscribe to +switch-master there"),
+        Err(_) => return SILENT.into(),
     }
     loop {
         doubts.mark_unchanged();
@@ -233,7 +237,7 @@ async fn converse(sentinel: &Address, shared: &Arc<Shared>, answered: &mut bool)
                 shared.meet(&others);
             }
             Ok(Err(why)) => return why,
-            Err(_) => return "it does not answer".into(),
+            Err(_) => return SILENT.into(),
         }
         tokio::select! {
             _ = &mut live.driver => return "the connection was lost".into(),

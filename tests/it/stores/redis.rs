@@ -41,7 +41,7 @@ pub(super) async fn connect_as(
 }
 
 /// The store that a bridge with these lines in its `[store]` opens.
-async fn open(lines: &str, clock: &ManualClock) -> Result<Arc<dyn SessionStore>, String> {
+pub(super) async fn open(lines: &str, clock: &ManualClock) -> Result<Arc<dyn SessionStore>, String> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("session-bridge.toml");
     let text = format!("upstream.url = \"http://127.0.0.1:1\"\n[store]\n{lines}\n");
