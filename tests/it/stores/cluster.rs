@@ -10,9 +10,11 @@ use session_bridge::session::store::{
 use tokio::task::JoinHandle;
 
 use super::contract::{Subject, keeps_the_contract};
-use super::redis::{PATIENT, SLACK, assert_every_key_expires, connect_as, record_key};
+use super::redis::{PATIENT, SLACK, assert_every_key_expires, connect_as, open, record_key};
+use super::secured::{documented_rules_of_a_cluster, lines, text};
 use super::{LONG, eventually, key, record, token, version};
 use crate::support::cluster::ClusterNodes;
+use crate::support::pki::Authority;
 use crate::support::redis::RedisServer;
 use crate::support::{lasting_port, scaled};
 
@@ -498,4 +500,41 @@ async fn a_cluster_that_is_down_refuses_and_is_found_again_when_it_is_back() {
         eventually("the slot", || async { store.remove(&key(n), version(1)).await.is_ok() }).await;
         live(&*store, n).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_served_over_tls_by_the_user_of_the_documentation() {
+    let authority = Authority::new("ours");
+    let node = authority.issue(&["127.0.0.1"]);
+    let mut rules = documented_rules_of_a_cluster();
+    for rule in &mut rules {
+        if rule.starts_with('>') {
+            *rule = ">hunter2".to_owned();
+        }
+    }
+    let settings = [
+        "tls-port {port}".to_owned(),
+        "tls-cluster yes".to_owned(),
+        "tls-replication yes".to_owned(),
+        format!("tls-ca-cert-file {}", text(&authority.file())),
+        format!("tls-cert-file {}", text(&node.cert)),
+        format!("tls-key-file {}", text(&node.key)),
+        format!("user bridge {}", rules.join(" ")),
+    ];
+    let cluster = ClusterNodes::start_with(&settings.each_ref().map(String::as_str)).await;
+    let ports: (String, u16) =
+        redis::from_redis_value(cluster.nodes[0].command(&["CONFIG", "GET", "tls-port"])).unwrap();
+    let url = format!("rediss-cluster://bridge:hunter2@127.0.0.1:{}", ports.1);
+    let shown = authority.issue(&["the bridge"]);
+    let store = open(&lines(&url, Some(&authority), Some(&shown)), &Subject::clock())
+        .await
+        .expect("a store");
+    eventually("the cluster", || async { store.ping().await.is_ok() }).await;
+    for n in 0..20 {
+        eventually("its node", || async { store.load(&key(n)).await.is_ok() }).await;
+        live(&*store, n).await;
+    }
+    let slot = cluster.slot(&record_key(0));
+    cluster.begin_move(slot, (cluster.master_of(&record_key(0)) + 1) % 3);
+    live(&*store, 0).await;
 }

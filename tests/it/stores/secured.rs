@@ -46,12 +46,12 @@ impl Secured {
     }
 }
 
-fn text(path: &Path) -> String {
+pub(super) fn text(path: &Path) -> String {
     path.to_str().expect("a path in UTF-8").to_owned()
 }
 
 /// The lines of `[store]` for this URL, these authorities, and this certificate to show.
-fn lines(url: &str, ca: Option<&Authority>, identity: Option<&Identity>) -> String {
+pub(super) fn lines(url: &str, ca: Option<&Authority>, identity: Option<&Identity>) -> String {
     let mut lines = format!("url = {url:?}\n");
     if ca.is_some() || identity.is_some() {
         lines.push_str("[store.tls]\n");
@@ -95,10 +95,19 @@ async fn refusal(lines: &str, expected: &str) {
 
 /// The rules that the documentation gives to the bridge's user, each a word.
 fn documented_rules() -> Vec<String> {
-    let line = OPERATING
+    rules_of_line(0)
+}
+
+/// Those for a cluster.
+pub(super) fn documented_rules_of_a_cluster() -> Vec<String> {
+    [rules_of_line(0), rules_of_line(1)].concat()
+}
+
+fn rules_of_line(number: usize) -> Vec<String> {
+    let mut lines = OPERATING
         .lines()
-        .find_map(|line| line.strip_prefix("ACL SETUSER bridge "));
-    let line = line.expect("the line of the ACL in docs/operating.md");
+        .filter_map(|line| line.strip_prefix("ACL SETUSER bridge "));
+    let line = lines.nth(number).expect("the line of the ACL in docs/operating.md");
     line.split(' ').map(str::to_owned).collect()
 }
 
