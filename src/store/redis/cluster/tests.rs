@@ -22,6 +22,14 @@ type Answers = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 impl FakeNode {
     async fn start(answers: impl Fn(u16, &str) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self::start_slow(Duration::ZERO, answers).await
+    }
+
+    /// The same; each answer takes this long.
+    async fn start_slow(
+        pause: Duration,
+        answers: impl Fn(u16, &str) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -31,7 +39,7 @@ impl FakeNode {
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                connections.spawn(serve(stream, Arc::clone(&answers), Arc::clone(&log)));
+                connections.spawn(serve(stream, pause, Arc::clone(&answers), Arc::clone(&log)));
             }
         });
         Self {
@@ -48,7 +56,7 @@ impl FakeNode {
     }
 }
 
-async fn serve(mut stream: TcpStream, answers: Answers, log: Arc<Mutex<Vec<String>>>) {
+async fn serve(mut stream: TcpStream, pause: Duration, answers: Answers, log: Arc<Mutex<Vec<String>>>) {
     let mut text = String::new();
     loop {
         while let Some((command, len)) = take(&text) {
@@ -60,6 +68,7 @@ async fn serve(mut stream: TcpStream, answers: Answers, log: Arc<Mutex<Vec<Strin
                 _ => answers(&command),
             };
             let Some(answer) = answer else { return };
+            tokio::time::sleep(pause).await;
             if stream.write_all(answer.as_bytes()).await.is_err() {
                 return;
             }
@@ -323,7 +332,7 @@ async fn an_older_view_is_not_taken_until_there_is_no_other_for_long() {
 
 #[tokio::test]
 async fn a_node_cut_off_from_the_others_is_not_believed() {
-    let node = FakeNode::start(|port, command| {
+    let node = FakeNode::start_slow(Duration::from_millis(5), |port, command| {
         let info = bulk("cluster_state:ok\r\ncluster_current_epoch:9\r\n");
         match command {
             "CLUSTER INFO" => Some(info),
