@@ -21,6 +21,7 @@ mod layout;
 mod link;
 mod patience;
 mod place;
+mod replicas;
 mod scripts;
 mod sentinel;
 
@@ -34,6 +35,7 @@ use tokio::time::Instant;
 use self::layout::{keys, parse_record, record_bytes, record_key, token_bytes, version_bytes};
 use self::link::{Link, Target};
 use self::place::Place;
+use self::replicas::Replicas;
 use self::scripts::{Answer, Lua};
 use self::sentinel::{Question, Sentinels};
 use crate::session::clock::{Clock, Timestamp};
@@ -58,6 +60,8 @@ pub struct RedisOptions {
     pub timeout: Duration,
     /// What the names of all keys start with.
     pub key_prefix: String,
+    /// How many replicas should have a change before it counts as done; 0: none is waited for.
+    pub wait_replicas: u16,
 }
 
 /// Where the server is, or who knows.
@@ -133,6 +137,7 @@ impl fmt::Debug for RedisOptions {
             .field("database", &self.database)
             .field("timeout", &self.timeout)
             .field("key_prefix", &self.key_prefix)
+            .field("wait_replicas", &self.wait_replicas)
             .finish_non_exhaustive()
     }
 }
@@ -144,6 +149,8 @@ pub struct RedisStore {
     /// For changes. Redis may hold back a connection that sent one (`CLIENT PAUSE … WRITE`, a failover): what is only
     /// read must not stand in line behind it.
     changes: Link,
+    /// Where replicas are waited for.
+    replicas: Option<Replicas>,
     /// Who is asked where the master is.
     _sentinels: Option<Sentinels>,
     clock: Arc<dyn Clock>,
@@ -195,7 +202,12 @@ impl RedisStore {
             Some(sentinels) => sentinels.place(target),
             None => Place::from(target),
         };
+        let replicas = (options.wait_replicas > 0).then(|| {
+            let link = Link::beside(place(target(probe.clone())));
+            Replicas::new(options.wait_replicas, link, probe.clone())
+        });
         Self {
+            replicas,
             // That reads are answered is seen by a read, and that changes are by a change.
             reads: Link::new(place(target(redis::cmd("PING")))),
             changes: Link::beside(place(target(probe.clone()))),
@@ -222,8 +234,27 @@ impl RedisStore {
         .map_err(|failure| self.explain(failure, Effect::Read))
     }
 
-    async fn run(&self, script: &Lua, key: &Key, args: &[&[u8]]) -> Result<Answer, StoreError> {
+    /// Runs a change of the record: it counts when replicas have it, where that is asked for.
+    async fn change(&self, script: &Lua, key: &Key, args: &[&[u8]]) -> Result<Answer, StoreError> {
         let deadline = Instant::now() + self.timeout;
+        let answer = self.run_until(deadline, script, key, args).await;
+        if let (Some(replicas), Ok(Answer::Done)) = (&self.replicas, &answer) {
+            replicas.confirm(deadline).await;
+        }
+        answer
+    }
+
+    async fn run(&self, script: &Lua, key: &Key, args: &[&[u8]]) -> Result<Answer, StoreError> {
+        self.run_until(Instant::now() + self.timeout, script, key, args).await
+    }
+
+    async fn run_until(
+        &self,
+        deadline: Instant,
+        script: &Lua,
+        key: &Key,
+        args: &[&[u8]],
+    ) -> Result<Answer, StoreError> {
         let keys = keys(&self.prefix, key);
         let link = &self.changes;
         let answer = match self.ask(link, &script.by_hash(&keys, args), deadline, None).await {
@@ -390,7 +421,7 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             let (value, ttl) = self.value(&new);
             match self
-                .run(&scripts::CREATE, key, &[&value, ttl.as_bytes(), &fence_bytes(fence)])
+                .change(&scripts::CREATE, key, &[&value, ttl.as_bytes(), &fence_bytes(fence)])
                 .await?
             {
                 Answer::Done => Ok(Created::Won),
@@ -411,7 +442,7 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             let (value, ttl) = self.value(&new);
             let args: [&[u8]; 4] = [&version_bytes(expected), &value, ttl.as_bytes(), &fence_bytes(fence)];
-            match self.run(&scripts::REPLACE, key, &args).await? {
+            match self.change(&scripts::REPLACE, key, &args).await? {
                 Answer::Done => Ok(Replaced::Done),
                 Answer::Fenced => Ok(Replaced::Fenced),
                 Answer::Found(there) => parse_record(there).map(|there| Replaced::Conflict(Some(there))),
@@ -423,7 +454,7 @@ impl SessionStore for RedisStore {
 
     fn remove<'a>(&'a self, key: &'a Key, expected: Version) -> StoreFuture<'a, Removed> {
         Box::pin(async move {
-            match self.run(&scripts::REMOVE, key, &[&version_bytes(expected)]).await? {
+            match self.change(&scripts::REMOVE, key, &[&version_bytes(expected)]).await? {
                 Answer::Done => Ok(Removed::Done),
                 Answer::Found(there) => parse_record(there).map(|there| Removed::Conflict(Some(there))),
                 Answer::Nothing => Ok(Removed::Conflict(None)),
@@ -491,8 +522,13 @@ impl SessionStore for RedisStore {
 
     fn stats(&self) -> StoreStats {
         StoreStats {
-            reconnects: self.reads.reconnects() + self.changes.reconnects(),
-            unreplicated: 0,
+            reconnects: self.reads.reconnects()
+                + self.changes.reconnects()
+                + self
+                    .replicas
+                    .as_ref()
+                    .map_or(0, |replicas| replicas.link().reconnects()),
+            unreplicated: self.replicas.as_ref().map_or(0, Replicas::unconfirmed),
         }
     }
 
@@ -500,6 +536,9 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             self.reads.close();
             self.changes.close();
+            if let Some(replicas) = &self.replicas {
+                replicas.link().close();
+            }
             Ok(())
         })
     }
