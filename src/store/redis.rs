@@ -363,6 +363,8 @@ fn refused(error: &ServerError) -> StoreError {
     }
     let details = error.details().unwrap_or_default();
     let details = details.split(", with args").next().unwrap_or_default();
+    // The hash of the script says nothing to anybody.
+    let details = details.split(" script: ").next().unwrap_or_default();
     StoreError::Unavailable(
         format!("Redis refused: {} {details}", error.code())
             .trim_end()
