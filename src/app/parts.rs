@@ -60,7 +60,6 @@ pub async fn open_store(store: &config::Store, clock: Arc<dyn Clock>) -> Result<
 }
 
 fn redis(url: &RedisUrl, store: &config::Store) -> Result<RedisOptions, StartError> {
-    let missing = |what: &str| StartError(format!("store.url: {what} is not available in this version"));
     let (servers, database) = match &url.topology {
         RedisTopology::One { server, database } => (Servers::One(address(server)), *database),
         RedisTopology::Sentinel {
@@ -75,7 +74,7 @@ fn redis(url: &RedisUrl, store: &config::Store) -> Result<RedisOptions, StartErr
             };
             (servers, *database)
         }
-        RedisTopology::Cluster { .. } => return Err(missing("a cluster")),
+        RedisTopology::Cluster { seeds } => (Servers::Cluster(seeds.iter().map(address).collect()), 0),
     };
     Ok(RedisOptions {
         servers,

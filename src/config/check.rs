@@ -6,7 +6,7 @@ use super::document::{Node, Table, Value};
 use super::reader::Reader;
 use super::schema::Parts;
 use super::sections::{Route, RouteSession};
-use super::url::StoreUrl;
+use super::url::{RedisTopology, StoreUrl};
 
 /// Reports every contradiction.
 pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
@@ -93,6 +93,12 @@ fn store(reader: &mut Reader, tree: &Table, parts: &Parts) {
         }
         return;
     };
+    if store.wait_replicas > 0 && matches!(url.topology, RedisTopology::Cluster { .. }) {
+        contradiction(
+            &["store.wait_replicas", "store.url"],
+            "is not available for a cluster: set 0 there",
+        );
+    }
     match set(&tls) {
         Some(key) if !url.tls => {
             contradiction(
@@ -130,6 +136,17 @@ fn store(reader: &mut Reader, tree: &Table, parts: &Parts) {
             "names a user without a password: add it, user:password@, or set store.password_file",
         ),
         _ => {}
+    }
+    // By the rule of Redis, the keys of one installation would then lie on different nodes.
+    let apart = store
+        .key_prefix
+        .split_once('{')
+        .is_some_and(|(_, tag)| tag.starts_with('}'));
+    if url.is_cluster() && apart {
+        contradiction(
+            &["store.key_prefix", "store.url"],
+            "its first braces are empty, {}: a cluster would keep the keys of one session apart",
+        );
     }
 }
 

@@ -1,8 +1,8 @@
 //! The store in Redis (6 or later) or Valkey: what replicas share. See `layout` for what lies there.
 //!
 //! Two multiplexed connections a replica, one for reads and one for changes, which the store makes and replaces by
-//! itself (`link`, with TLS where it is asked for), to a server that is given or that `sentinel` finds. A load is one
-//! plain `GET`; each change is one script.
+//! itself (`link`, with TLS where it is asked for), to a server that is given or that `sentinel` finds; or two to each
+//! master of a `cluster`. A load is one plain `GET`; each change is one script.
 //!
 //! * **Time.** The expiry is kept by Redis: what `GET` returns is alive, whatever the clock of this replica says.
 //!   The `expires_at` of a record was told by the clock of the replica that wrote or touched it last.
@@ -16,6 +16,7 @@
 //!   absent: so Redis answers there.) So it is the caller who decides whether an
 //!   unreadable record is to be kept for inspection or started over.
 
+mod cluster;
 mod dial;
 mod layout;
 mod link;
@@ -24,20 +25,23 @@ mod place;
 mod replicas;
 mod scripts;
 mod sentinel;
+mod server;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, RedisConnectionInfo, RedisError, ServerError, Value};
+use redis::{Cmd, RedisConnectionInfo, ServerError, Value};
 use tokio::time::Instant;
 
+use self::cluster::{Cluster, ClusterTarget};
 use self::layout::{keys, parse_record, record_bytes, record_key, token_bytes, version_bytes};
 use self::link::{Link, Target};
 use self::place::Place;
 use self::replicas::Replicas;
 use self::scripts::{Answer, Lua};
 use self::sentinel::{Question, Sentinels};
+use self::server::{Effect, Failure, Server};
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::store::{
     Acquired, BARREN_MEMORY, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
@@ -60,7 +64,7 @@ pub struct RedisOptions {
     pub timeout: Duration,
     /// What the names of all keys start with.
     pub key_prefix: String,
-    /// How many replicas should have a change before it counts as done; 0: none is waited for.
+    /// How many replicas should have a change before it counts as done; 0: none is waited for. Not for a cluster.
     pub wait_replicas: u16,
 }
 
@@ -78,10 +82,12 @@ pub enum Servers {
         /// Who we are at the sentinels.
         login: Login,
     },
+    /// The nodes of a cluster; these are asked for the others.
+    Cluster(Vec<Address>),
 }
 
 /// A host and a port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Address {
     /// A name, or an address without the brackets of IPv6.
     pub host: String,
@@ -144,26 +150,23 @@ impl fmt::Debug for RedisOptions {
 
 /// Records and leases in Redis.
 pub struct RedisStore {
-    /// For reads.
-    reads: Link,
-    /// For changes. Redis may hold back a connection that sent one (`CLIENT PAUSE … WRITE`, a failover): what is only
-    /// read must not stand in line behind it.
-    changes: Link,
-    /// Where replicas are waited for.
-    replicas: Option<Replicas>,
-    /// Who is asked where the master is.
-    _sentinels: Option<Sentinels>,
+    servers: Connected,
     clock: Arc<dyn Clock>,
     timeout: Duration,
     prefix: String,
-    probe: Cmd,
 }
 
-/// Whether a command changes anything: what the loss of its answer means.
-#[derive(Clone, Copy)]
-enum Effect {
-    Read,
-    Change,
+/// Who is asked.
+enum Connected {
+    One {
+        server: Server,
+        probe: Cmd,
+        /// Where replicas are waited for.
+        replicas: Option<Replicas>,
+        /// Who is asked where it is.
+        _sentinels: Option<Sentinels>,
+    },
+    Cluster(Cluster),
 }
 
 impl RedisStore {
@@ -173,9 +176,8 @@ impl RedisStore {
     /// Must be called inside a Tokio runtime.
     #[must_use]
     pub fn connect(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
-        let probe = probe(&options.key_prefix);
-        let (host, port, sentinels) = match &options.servers {
-            Servers::One(Address { host, port }) => (host.clone(), *port, None),
+        let servers = match &options.servers {
+            Servers::One(address) => Connected::one(&options, options.target(address.clone()), None),
             Servers::Sentinel {
                 sentinels,
                 master,
@@ -187,116 +189,85 @@ impl RedisStore {
                     tls: options.tls.clone(),
                     timeout: options.timeout,
                 };
-                (String::new(), 0, Some(Sentinels::ask(sentinels, question)))
+                let sentinels = Sentinels::ask(sentinels, question);
+                Connected::one(&options, options.target(Address::default()), Some(sentinels))
             }
+            Servers::Cluster(seeds) => Connected::Cluster(Cluster::new(ClusterTarget {
+                seeds: seeds.clone(),
+                node: options.target(Address::default()),
+                prefix: options.key_prefix.clone(),
+            })),
         };
-        let target = |probe: Cmd| Target {
-            login: options.login.greeting(options.database),
-            host: host.clone(),
-            port,
-            timeout: options.timeout,
-            probe,
-            tls: options.tls.clone(),
-        };
-        let place = |target: Target| match &sentinels {
-            Some(sentinels) => sentinels.place(target),
-            None => Place::from(target),
-        };
-        let replicas = (options.wait_replicas > 0).then(|| {
-            let link = Link::beside(place(target(probe.clone())));
-            Replicas::new(options.wait_replicas, link, probe.clone())
-        });
         Self {
-            replicas,
-            // That reads are answered is seen by a read, and that changes are by a change.
-            reads: Link::new(place(target(redis::cmd("PING")))),
-            changes: Link::beside(place(target(probe.clone()))),
-            _sentinels: sentinels,
+            servers,
             clock,
             timeout: options.timeout,
             prefix: options.key_prefix,
-            probe,
         }
     }
 
-    async fn read(&self, cmd: &Cmd) -> Result<Value, StoreError> {
-        self.twice(&self.reads, cmd).await
-    }
-
-    /// Asks what may be asked twice.
-    async fn twice(&self, link: &Link, cmd: &Cmd) -> Result<Value, StoreError> {
-        let deadline = Instant::now() + self.timeout;
-        match self.ask(link, cmd, deadline, None).await {
-            // On the next connection: this one may have been closed for idleness just now.
-            Err(Failure::Lost(number)) => self.ask(link, cmd, deadline, Some(number)).await,
-            other => other,
+    async fn read(&self, key: &[u8], cmd: &Cmd) -> Result<Value, StoreError> {
+        let by = Instant::now() + self.timeout;
+        match &self.servers {
+            Connected::One { server, .. } => server.ask(cmd, Effect::Read, by).await,
+            Connected::Cluster(cluster) => cluster.read(key, cmd, by).await,
         }
         .map_err(|failure| self.explain(failure, Effect::Read))
     }
 
-    /// Runs a change of the record: it counts when replicas have it, where that is asked for.
-    async fn change(&self, script: &Lua, key: &Key, args: &[&[u8]]) -> Result<Answer, StoreError> {
-        let deadline = Instant::now() + self.timeout;
-        let answer = self.run_until(deadline, script, key, args).await;
-        if let (Some(replicas), Ok(Answer::Done)) = (&self.replicas, &answer) {
-            replicas.confirm(deadline).await;
+    /// The values of these keys of one installation; as of one moment, unless they are on their way to another node.
+    async fn values(&self, names: &[&[u8]]) -> Result<Vec<Value>, StoreError> {
+        let by = Instant::now() + self.timeout;
+        match &self.servers {
+            Connected::One { server, .. } => {
+                let mut get = redis::cmd("MGET");
+                get.arg(names);
+                server.ask(&get, Effect::Read, by).await.map(|values| match values {
+                    Value::Array(values) => values,
+                    other => vec![other],
+                })
+            }
+            Connected::Cluster(cluster) => cluster.values(names, by).await,
+        }
+        .map_err(|failure| self.explain(failure, Effect::Read))
+    }
+
+    /// What a script answers; `names` are the keys that it needs, and no others.
+    async fn run(&self, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
+        self.run_by(Instant::now() + self.timeout, script, names, args).await
+    }
+
+    /// The same for a change of a record: it counts when replicas have it, where that is asked for.
+    async fn change(&self, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
+        let by = Instant::now() + self.timeout;
+        let answer = self.run_by(by, script, names, args).await;
+        if let (Some(replicas), Ok(Answer::Done)) = (self.servers.replicas(), &answer) {
+            replicas.confirm(by).await;
         }
         answer
     }
 
-    async fn run(&self, script: &Lua, key: &Key, args: &[&[u8]]) -> Result<Answer, StoreError> {
-        self.run_until(Instant::now() + self.timeout, script, key, args).await
-    }
-
-    async fn run_until(
-        &self,
-        deadline: Instant,
-        script: &Lua,
-        key: &Key,
-        args: &[&[u8]],
-    ) -> Result<Answer, StoreError> {
-        let keys = keys(&self.prefix, key);
-        let link = &self.changes;
-        let answer = match self.ask(link, &script.by_hash(&keys, args), deadline, None).await {
-            Err(Failure::Refused(error)) if error.code() == "NOSCRIPT" => {
-                self.ask(link, &script.in_full(&keys, args), deadline, None).await
-            }
-            other => other,
-        };
-        answer
-            .map(Answer::from)
-            .map_err(|failure| self.explain(failure, Effect::Change))
-    }
-
-    /// Asks once, on a connection later than number `after`. What looks like a broken one is reported to the link.
-    async fn ask(&self, link: &Link, cmd: &Cmd, deadline: Instant, after: Option<u64>) -> Result<Value, Failure> {
-        let (number, mut connection) = link.connection(deadline, after).await.map_err(Failure::NotSent)?;
-        match patience::within(deadline, connection.send_packed_command(cmd)).await {
-            Some(Ok(Value::ServerError(error))) => {
-                link.heard();
-                if error.code() == "READONLY" {
-                    // It was demoted: what it answers to reads is not the latest any more either.
-                    self.changes.renew();
-                    self.reads.renew();
+    async fn run_by(&self, by: Instant, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
+        let call = script.on(names, args);
+        match &self.servers {
+            Connected::One { server, .. } => match server.ask(&call.by_hash(), Effect::Change, by).await {
+                Err(Failure::Refused(error)) if error.code() == "NOSCRIPT" => {
+                    server.ask(&call.in_full(), Effect::Change, by).await
                 }
-                Err(Failure::Refused(error))
-            }
-            Some(Ok(value)) => {
-                link.heard();
-                Ok(value)
-            }
-            Some(Err(error)) => {
-                link.suspect();
-                Err(if error.is_io_error() {
-                    Failure::Lost(number)
-                } else {
-                    Failure::Garbled(error)
-                })
-            }
-            None => {
-                link.suspect();
-                Err(Failure::Late)
-            }
+                other => other,
+            },
+            Connected::Cluster(cluster) => cluster.run(&call, by).await,
+        }
+        .map(Answer::from)
+        .map_err(|failure| self.explain(failure, Effect::Change))
+    }
+
+    /// The keys of a change to a record: the lease is one of them only where it is asked for.
+    fn fenced_keys(&self, key: &Key, fence: Option<LeaseToken>) -> Vec<Vec<u8>> {
+        let [record, lease, _] = keys(&self.prefix, key);
+        match fence {
+            Some(_) => vec![record, lease],
+            None => vec![record],
         }
     }
 
@@ -304,13 +275,15 @@ impl RedisStore {
         match (failure, effect) {
             (Failure::NotSent(error), _) => error,
             (Failure::Refused(error), _) => refused(&error),
-            (Failure::Late, Effect::Read) => StoreError::Timeout,
+            (Failure::Late, Effect::Read | Effect::Trial) => StoreError::Timeout,
             (Failure::Late, Effect::Change) => {
                 StoreError::Ambiguous(format!("no answer within {} ms", self.timeout.as_millis()))
             }
-            (Failure::Lost(_), Effect::Read) => StoreError::Unavailable("the connection was lost".into()),
+            (Failure::Lost(_), Effect::Read | Effect::Trial) => {
+                StoreError::Unavailable("the connection was lost".into())
+            }
             (Failure::Lost(_), Effect::Change) => StoreError::Ambiguous("the connection was lost".into()),
-            (Failure::Garbled(error), Effect::Read) => StoreError::Unavailable(error.category().into()),
+            (Failure::Garbled(error), Effect::Read | Effect::Trial) => StoreError::Unavailable(error.category().into()),
             (Failure::Garbled(error), Effect::Change) => StoreError::Ambiguous(error.category().into()),
         }
     }
@@ -325,18 +298,50 @@ impl RedisStore {
     }
 }
 
-/// Why there is no answer.
-enum Failure {
-    /// There is no connection: nothing was sent.
-    NotSent(StoreError),
-    /// The server answered with an error.
-    Refused(ServerError),
-    /// The deadline passed.
-    Late,
-    /// The connection, which had this number, broke.
-    Lost(u64),
-    /// The answer could not be read.
-    Garbled(RedisError),
+impl RedisOptions {
+    /// How a server there is reached; that it works is seen by its answering at all.
+    fn target(&self, server: Address) -> Target {
+        Target {
+            login: self.login.greeting(self.database),
+            host: server.host,
+            port: server.port,
+            timeout: self.timeout,
+            probe: redis::cmd("PING"),
+            tls: self.tls.clone(),
+        }
+    }
+}
+
+impl Connected {
+    fn one(options: &RedisOptions, target: Target, sentinels: Option<Sentinels>) -> Self {
+        let probe = probe(&options.key_prefix);
+        let place = |target: Target| match &sentinels {
+            Some(sentinels) => sentinels.place(target),
+            None => Place::from(target),
+        };
+        // That reads are answered is seen by a read, and that changes are by a change.
+        let changes = Target {
+            probe: probe.clone(),
+            ..target.clone()
+        };
+        let replicas = (options.wait_replicas > 0).then(|| {
+            let link = Link::beside(place(changes.clone()));
+            Replicas::new(options.wait_replicas, link, probe.clone())
+        });
+        Self::One {
+            server: Server::new(Link::new(place(target)), Link::beside(place(changes))),
+            probe,
+            replicas,
+            _sentinels: sentinels,
+        }
+    }
+
+    fn replicas(&self) -> Option<&Replicas> {
+        match self {
+            Self::One { replicas, .. } => replicas.as_ref(),
+            Self::Cluster(_) => None,
+        }
+    }
 }
 
 /// A harmless write.
@@ -363,8 +368,6 @@ fn refused(error: &ServerError) -> StoreError {
     }
     let details = error.details().unwrap_or_default();
     let details = details.split(", with args").next().unwrap_or_default();
-    // The hash of the script says nothing to anybody.
-    let details = details.split(" script: ").next().unwrap_or_default();
     StoreError::Unavailable(
         format!("Redis refused: {} {details}", error.code())
             .trim_end()
@@ -390,19 +393,17 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             let name = record_key(&self.prefix, key);
             let mut get = Cmd::with_capacity(2, name.len() + 3);
-            get.arg("GET").arg(name);
-            record(self.read(&get).await?)
+            get.arg("GET").arg(&name);
+            record(self.read(&name, &get).await?)
         })
     }
 
     fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)> {
         Box::pin(async move {
-            let mut get = redis::cmd("MGET");
-            get.arg(&keys(&self.prefix, key));
-            let Value::Array(values) = self.read(&get).await? else {
-                return unexpected();
-            };
-            let Ok([stored, lease, barren]) = <[Value; 3]>::try_from(values) else {
+            let [record_key, lease_key, barren_key] = keys(&self.prefix, key);
+            // In an order in which they may also be read one by one, see the module of the cluster.
+            let names = [&lease_key[..], &barren_key[..], &record_key[..]];
+            let Ok([lease, barren, stored]) = <[Value; 3]>::try_from(self.values(&names).await?) else {
                 return unexpected();
             };
             let barren = match barren {
@@ -423,7 +424,11 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             let (value, ttl) = self.value(&new);
             match self
-                .change(&scripts::CREATE, key, &[&value, ttl.as_bytes(), &fence_bytes(fence)])
+                .change(
+                    &scripts::CREATE,
+                    &self.fenced_keys(key, fence),
+                    &[&value, ttl.as_bytes(), &fence_bytes(fence)],
+                )
                 .await?
             {
                 Answer::Done => Ok(Created::Won),
@@ -444,7 +449,10 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             let (value, ttl) = self.value(&new);
             let args: [&[u8]; 4] = [&version_bytes(expected), &value, ttl.as_bytes(), &fence_bytes(fence)];
-            match self.change(&scripts::REPLACE, key, &args).await? {
+            match self
+                .change(&scripts::REPLACE, &self.fenced_keys(key, fence), &args)
+                .await?
+            {
                 Answer::Done => Ok(Replaced::Done),
                 Answer::Fenced => Ok(Replaced::Fenced),
                 Answer::Found(there) => parse_record(there).map(|there| Replaced::Conflict(Some(there))),
@@ -456,7 +464,11 @@ impl SessionStore for RedisStore {
 
     fn remove<'a>(&'a self, key: &'a Key, expected: Version) -> StoreFuture<'a, Removed> {
         Box::pin(async move {
-            match self.change(&scripts::REMOVE, key, &[&version_bytes(expected)]).await? {
+            let names = self.fenced_keys(key, None);
+            match self
+                .change(&scripts::REMOVE, &names, &[&version_bytes(expected)])
+                .await?
+            {
                 Answer::Done => Ok(Removed::Done),
                 Answer::Found(there) => parse_record(there).map(|there| Removed::Conflict(Some(there))),
                 Answer::Nothing => Ok(Removed::Conflict(None)),
@@ -470,14 +482,19 @@ impl SessionStore for RedisStore {
             let expiry = self.expiry(ttl).as_millis().to_be_bytes();
             let ttl = millis(ttl);
             let args: [&[u8]; 3] = [&version_bytes(expected), &expiry, ttl.as_bytes()];
-            done(&self.run(&scripts::TOUCH, key, &args).await?)
+            done(&self.run(&scripts::TOUCH, &self.fenced_keys(key, None), &args).await?)
         })
     }
 
     fn acquire_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, Acquired> {
         Box::pin(async move {
+            let [_, lease, barren] = keys(&self.prefix, key);
             match self
-                .run(&scripts::ACQUIRE, key, &[&token_bytes(token), millis(ttl).as_bytes()])
+                .run(
+                    &scripts::ACQUIRE,
+                    &[lease, barren],
+                    &[&token_bytes(token), millis(ttl).as_bytes()],
+                )
                 .await?
             {
                 Answer::Done => Ok(Acquired::Won),
@@ -491,31 +508,34 @@ impl SessionStore for RedisStore {
 
     fn renew_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            done(
-                &self
-                    .run(&scripts::RENEW, key, &[&token_bytes(token), millis(ttl).as_bytes()])
-                    .await?,
-            )
+            let [_, lease, _] = keys(&self.prefix, key);
+            let ttl = millis(ttl);
+            let args: [&[u8]; 2] = [&token_bytes(token), ttl.as_bytes()];
+            done(&self.run(&scripts::RENEW, &[lease], &args).await?)
         })
     }
 
     fn release_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, end: LeaseEnd) -> StoreFuture<'a, ()> {
         Box::pin(async move {
-            let remember = match end {
-                LeaseEnd::Plain => String::new(),
-                LeaseEnd::Barren => millis(BARREN_MEMORY),
+            let [_, lease, barren] = keys(&self.prefix, key);
+            let (names, remember) = match end {
+                LeaseEnd::Plain => (vec![lease], String::new()),
+                LeaseEnd::Barren => (vec![lease, barren], millis(BARREN_MEMORY)),
             };
-            done(
-                &self
-                    .run(&scripts::RELEASE, key, &[&token_bytes(token), remember.as_bytes()])
-                    .await?,
-            )
-            .map(drop)
+            let args: [&[u8]; 2] = [&token_bytes(token), remember.as_bytes()];
+            done(&self.run(&scripts::RELEASE, &names, &args).await?).map(drop)
         })
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {
-        Box::pin(async move { self.twice(&self.changes, &self.probe).await.map(drop) })
+        Box::pin(async move {
+            let by = Instant::now() + self.timeout;
+            match &self.servers {
+                Connected::One { server, probe, .. } => server.ask(probe, Effect::Trial, by).await.map(drop),
+                Connected::Cluster(cluster) => cluster.ping(by).await,
+            }
+            .map_err(|failure| self.explain(failure, Effect::Trial))
+        })
     }
 
     fn kind(&self) -> &'static str {
@@ -524,22 +544,24 @@ impl SessionStore for RedisStore {
 
     fn stats(&self) -> StoreStats {
         StoreStats {
-            reconnects: self.reads.reconnects()
-                + self.changes.reconnects()
-                + self
-                    .replicas
-                    .as_ref()
-                    .map_or(0, |replicas| replicas.link().reconnects()),
-            unreplicated: self.replicas.as_ref().map_or(0, Replicas::unconfirmed),
+            reconnects: match &self.servers {
+                Connected::One { server, replicas, .. } => {
+                    server.reconnects() + replicas.as_ref().map_or(0, Replicas::reconnects)
+                }
+                Connected::Cluster(cluster) => cluster.reconnects(),
+            },
+            unreplicated: self.servers.replicas().map_or(0, Replicas::unconfirmed),
         }
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
-            self.reads.close();
-            self.changes.close();
-            if let Some(replicas) = &self.replicas {
-                replicas.link().close();
+            match &self.servers {
+                Connected::One { server, replicas, .. } => {
+                    server.close();
+                    replicas.as_ref().inspect(|replicas| replicas.close());
+                }
+                Connected::Cluster(cluster) => cluster.close(),
             }
             Ok(())
         })

@@ -1,5 +1,6 @@
 //! The stores: one suite for all of them, and what is particular to each.
 
+mod cluster;
 mod contract;
 mod memory;
 mod redis;

@@ -161,6 +161,11 @@ impl Link {
         self.shared.reconnects.load(Ordering::Relaxed)
     }
 
+    /// Whether there is a connection.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(&*self.shared.state.borrow(), State::Up(..))
+    }
+
     /// Lets go of the connection, for good.
     pub(super) fn close(&self) {
         self.supervisor.abort();

@@ -82,9 +82,14 @@ impl Replicas {
         self.unconfirmed.load(Ordering::Relaxed)
     }
 
-    /// The connection.
-    pub(super) fn link(&self) -> &Link {
-        &self.link
+    /// How often a connection was made after the first one.
+    pub(super) fn reconnects(&self) -> u64 {
+        self.link.reconnects()
+    }
+
+    /// Lets go of the connection, for good.
+    pub(super) fn close(&self) {
+        self.link.close();
     }
 }
 

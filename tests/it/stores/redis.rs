@@ -19,13 +19,18 @@ use crate::support::gate::{Gate, Way};
 use crate::support::redis::RedisServer;
 
 /// Generous: what is late here is late because the machine is busy.
-const PATIENT: Duration = Duration::from_secs(20);
+pub(super) const PATIENT: Duration = Duration::from_secs(20);
 
 /// What a call may take longer than its deadline on a busy machine.
-const SLACK: Duration = Duration::from_millis(300);
+pub(super) const SLACK: Duration = Duration::from_millis(300);
 
 /// The store that a bridge with this URL opens.
-async fn connect_as(url: &str, timeout: Duration, prefix: &str, clock: &ManualClock) -> Arc<dyn SessionStore> {
+pub(super) async fn connect_as(
+    url: &str,
+    timeout: Duration,
+    prefix: &str,
+    clock: &ManualClock,
+) -> Arc<dyn SessionStore> {
     let timeout = timeout.as_millis();
     open(
         &format!("url = {url:?}\ntimeout = \"{timeout}ms\"\nkey_prefix = {prefix:?}"),
@@ -58,11 +63,11 @@ async fn connect(server: &RedisServer, timeout: Duration) -> Arc<dyn SessionStor
     store
 }
 
-fn record_key(n: u32) -> String {
+pub(super) fn record_key(n: u32) -> String {
     format!("session-bridge:{{{}}}", key(n))
 }
 
-fn assert_every_key_expires(server: &RedisServer) {
+pub(super) fn assert_every_key_expires(server: &RedisServer) {
     for name in server.keys() {
         let left = server.number(&["PTTL", &name]);
         // -2: it has expired since it was listed.
