@@ -60,10 +60,6 @@ pub async fn open_store(store: &config::Store, clock: Arc<dyn Clock>) -> Result<
 }
 
 fn redis(url: &RedisUrl, store: &config::Store) -> Result<RedisOptions, StartError> {
-    let missing = |what: &str| StartError(format!("store.url: {what} is not available in this version"));
-    if store.wait_replicas > 0 {
-        return Err(missing("store.wait_replicas"));
-    }
     let (servers, database) = match &url.topology {
         RedisTopology::One { server, database } => (Servers::One(address(server)), *database),
         RedisTopology::Sentinel {
@@ -87,6 +83,7 @@ fn redis(url: &RedisUrl, store: &config::Store) -> Result<RedisOptions, StartErr
         database,
         timeout: store.timeout,
         key_prefix: store.key_prefix.clone(),
+        wait_replicas: store.wait_replicas,
     })
 }
 

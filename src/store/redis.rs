@@ -22,6 +22,7 @@ mod layout;
 mod link;
 mod patience;
 mod place;
+mod replicas;
 mod scripts;
 mod sentinel;
 mod server;
@@ -37,6 +38,7 @@ use self::cluster::{Cluster, ClusterTarget};
 use self::layout::{keys, parse_record, record_bytes, record_key, token_bytes, version_bytes};
 use self::link::{Link, Target};
 use self::place::Place;
+use self::replicas::Replicas;
 use self::scripts::{Answer, Lua};
 use self::sentinel::{Question, Sentinels};
 use self::server::{Effect, Failure, Server};
@@ -62,6 +64,8 @@ pub struct RedisOptions {
     pub timeout: Duration,
     /// What the names of all keys start with.
     pub key_prefix: String,
+    /// How many replicas should have a change before it counts as done; 0: none is waited for. Not for a cluster.
+    pub wait_replicas: u16,
 }
 
 /// Where the server is, or who knows.
@@ -139,6 +143,7 @@ impl fmt::Debug for RedisOptions {
             .field("database", &self.database)
             .field("timeout", &self.timeout)
             .field("key_prefix", &self.key_prefix)
+            .field("wait_replicas", &self.wait_replicas)
             .finish_non_exhaustive()
     }
 }
@@ -156,6 +161,8 @@ enum Connected {
     One {
         server: Server,
         probe: Cmd,
+        /// Where replicas are waited for.
+        replicas: Option<Replicas>,
         /// Who is asked where it is.
         _sentinels: Option<Sentinels>,
     },
@@ -170,7 +177,7 @@ impl RedisStore {
     #[must_use]
     pub fn connect(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
         let servers = match &options.servers {
-            Servers::One(address) => Connected::one(options.target(address.clone()), None, &options.key_prefix),
+            Servers::One(address) => Connected::one(&options, options.target(address.clone()), None),
             Servers::Sentinel {
                 sentinels,
                 master,
@@ -183,7 +190,7 @@ impl RedisStore {
                     timeout: options.timeout,
                 };
                 let sentinels = Sentinels::ask(sentinels, question);
-                Connected::one(options.target(Address::default()), Some(sentinels), &options.key_prefix)
+                Connected::one(&options, options.target(Address::default()), Some(sentinels))
             }
             Servers::Cluster(seeds) => Connected::Cluster(Cluster::new(ClusterTarget {
                 seeds: seeds.clone(),
@@ -227,7 +234,20 @@ impl RedisStore {
 
     /// What a script answers; `names` are the keys that it needs, and no others.
     async fn run(&self, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
+        self.run_by(Instant::now() + self.timeout, script, names, args).await
+    }
+
+    /// The same for a change of a record: it counts when replicas have it, where that is asked for.
+    async fn change(&self, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
         let by = Instant::now() + self.timeout;
+        let answer = self.run_by(by, script, names, args).await;
+        if let (Some(replicas), Ok(Answer::Done)) = (self.servers.replicas(), &answer) {
+            replicas.confirm(by).await;
+        }
+        answer
+    }
+
+    async fn run_by(&self, by: Instant, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
         let call = script.on(names, args);
         match &self.servers {
             Connected::One { server, .. } => match server.ask(&call.by_hash(), Effect::Change, by).await {
@@ -293,8 +313,8 @@ impl RedisOptions {
 }
 
 impl Connected {
-    fn one(target: Target, sentinels: Option<Sentinels>, prefix: &str) -> Self {
-        let probe = probe(prefix);
+    fn one(options: &RedisOptions, target: Target, sentinels: Option<Sentinels>) -> Self {
+        let probe = probe(&options.key_prefix);
         let place = |target: Target| match &sentinels {
             Some(sentinels) => sentinels.place(target),
             None => Place::from(target),
@@ -304,10 +324,22 @@ impl Connected {
             probe: probe.clone(),
             ..target.clone()
         };
+        let replicas = (options.wait_replicas > 0).then(|| {
+            let link = Link::beside(place(changes.clone()));
+            Replicas::new(options.wait_replicas, link, probe.clone())
+        });
         Self::One {
             server: Server::new(Link::new(place(target)), Link::beside(place(changes))),
             probe,
+            replicas,
             _sentinels: sentinels,
+        }
+    }
+
+    fn replicas(&self) -> Option<&Replicas> {
+        match self {
+            Self::One { replicas, .. } => replicas.as_ref(),
+            Self::Cluster(_) => None,
         }
     }
 }
@@ -392,7 +424,7 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             let (value, ttl) = self.value(&new);
             match self
-                .run(
+                .change(
                     &scripts::CREATE,
                     &self.fenced_keys(key, fence),
                     &[&value, ttl.as_bytes(), &fence_bytes(fence)],
@@ -418,7 +450,7 @@ impl SessionStore for RedisStore {
             let (value, ttl) = self.value(&new);
             let args: [&[u8]; 4] = [&version_bytes(expected), &value, ttl.as_bytes(), &fence_bytes(fence)];
             match self
-                .run(&scripts::REPLACE, &self.fenced_keys(key, fence), &args)
+                .change(&scripts::REPLACE, &self.fenced_keys(key, fence), &args)
                 .await?
             {
                 Answer::Done => Ok(Replaced::Done),
@@ -433,7 +465,10 @@ impl SessionStore for RedisStore {
     fn remove<'a>(&'a self, key: &'a Key, expected: Version) -> StoreFuture<'a, Removed> {
         Box::pin(async move {
             let names = self.fenced_keys(key, None);
-            match self.run(&scripts::REMOVE, &names, &[&version_bytes(expected)]).await? {
+            match self
+                .change(&scripts::REMOVE, &names, &[&version_bytes(expected)])
+                .await?
+            {
                 Answer::Done => Ok(Removed::Done),
                 Answer::Found(there) => parse_record(there).map(|there| Removed::Conflict(Some(there))),
                 Answer::Nothing => Ok(Removed::Conflict(None)),
@@ -510,17 +545,22 @@ impl SessionStore for RedisStore {
     fn stats(&self) -> StoreStats {
         StoreStats {
             reconnects: match &self.servers {
-                Connected::One { server, .. } => server.reconnects(),
+                Connected::One { server, replicas, .. } => {
+                    server.reconnects() + replicas.as_ref().map_or(0, Replicas::reconnects)
+                }
                 Connected::Cluster(cluster) => cluster.reconnects(),
             },
-            unreplicated: 0,
+            unreplicated: self.servers.replicas().map_or(0, Replicas::unconfirmed),
         }
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             match &self.servers {
-                Connected::One { server, .. } => server.close(),
+                Connected::One { server, replicas, .. } => {
+                    server.close();
+                    replicas.as_ref().inspect(|replicas| replicas.close());
+                }
                 Connected::Cluster(cluster) => cluster.close(),
             }
             Ok(())

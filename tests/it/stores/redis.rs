@@ -15,7 +15,7 @@ use session_bridge::session::store::{
 
 use super::contract::{Subject, keeps_the_contract};
 use super::{LONG, eventually, key, record, token, version};
-use crate::support::gate::Gate;
+use crate::support::gate::{Gate, Way};
 use crate::support::redis::RedisServer;
 
 /// Generous: what is late here is late because the machine is busy.
@@ -556,4 +556,82 @@ async fn what_redis_holds_is_alive_whatever_the_clock_of_the_replica_says() {
     assert!(store.load(&key(1)).await.unwrap().is_some());
     let outcome = store.replace(&key(1), version(1), record(2, "y", LONG), None).await;
     assert_eq!(outcome, Ok(Replaced::Done));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_waits_for_replicas_and_stands_without_them() {
+    let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    let replica = RedisServer::start();
+    let gate = Gate::to(([127, 0, 0, 1], master.port()).into()).await;
+    replica.command(&["REPLICAOF", "127.0.0.1", &gate.port().to_string()]);
+    let timeout = Duration::from_millis(400);
+    let lines = format!("url = {:?}\ntimeout = \"400ms\"\nwait_replicas = 1", master.url());
+    tokio::task::block_in_place(|| master.wait_for_replicas(1));
+    let store = open(&lines, &Subject::clock()).await.unwrap();
+    eventually("a confirmed change", || async {
+        let before = store.stats().unreplicated;
+        let _ = store.create(&key(0), record(1, "x", LONG), None).await;
+        let _ = store.remove(&key(0), version(1)).await;
+        store.stats().unreplicated == before
+    })
+    .await;
+
+    // With its replica, a change is there when it is answered, though it takes its time.
+    gate.delay(Way::Down, Duration::from_millis(20), Duration::ZERO);
+    let before = store.stats().unreplicated;
+    for n in 1..20 {
+        let name = record_key(n);
+        store.create(&key(n), record(1, "x", LONG), None).await.unwrap();
+        assert_eq!(replica.number(&["EXISTS", &name]), 1, "{n}");
+        store
+            .replace(&key(n), version(1), record(2, "y", LONG), None)
+            .await
+            .unwrap();
+        assert!(replica.text(&["GETRANGE", &name, "21", "-1"]).contains('y'), "{n}");
+        store.remove(&key(n), version(2)).await.unwrap();
+        assert_eq!(replica.number(&["EXISTS", &name]), 0, "{n}");
+    }
+    assert_eq!(store.stats().unreplicated, before);
+
+    // Many at once wait together.
+    let changes = |from: u32| {
+        let store = Arc::clone(&store);
+        let create = move |n: u32| {
+            let store = Arc::clone(&store);
+            async move { store.create(&key(from + n), record(1, "x", LONG), None).await }
+        };
+        join_all((0..500).map(create))
+    };
+    let outcomes = changes(1000).await;
+    assert!(outcomes.iter().all(|outcome| *outcome == Ok(Created::Won)));
+    assert_eq!(store.stats().unreplicated, before);
+
+    // Without it they stand, are counted, and take no longer than a call may; reads do not wait at all.
+    replica.stop();
+    let asked = Instant::now();
+    let reads = async {
+        for _ in 0..20 {
+            let asked = Instant::now();
+            store.load(&key(1000)).await.unwrap();
+            assert!(asked.elapsed() < timeout / 2, "{:?}", asked.elapsed());
+        }
+    };
+    let (outcomes, ()) = tokio::join!(changes(2000), reads);
+    assert!(asked.elapsed() < timeout + SLACK, "{:?}", asked.elapsed());
+    assert!(outcomes.iter().all(|outcome| *outcome == Ok(Created::Won)));
+    assert_eq!(store.stats().unreplicated, before + 500);
+
+    replica.resume();
+    eventually("a confirmed change", || async {
+        let before = store.stats().unreplicated;
+        let _ = store.create(&key(0), record(1, "x", LONG), None).await;
+        let _ = store.remove(&key(0), version(1)).await;
+        store.stats().unreplicated == before
+    })
+    .await;
+    let rounds = master.calls("wait");
+    assert!(
+        rounds < 1000,
+        "{rounds} rounds for 1100 changes: they were not waited for together"
+    );
 }
