@@ -6,7 +6,7 @@ use super::document::{Node, Table, Value};
 use super::reader::Reader;
 use super::schema::Parts;
 use super::sections::{Route, RouteSession};
-use super::url::{RedisTopology, StoreUrl};
+use super::url::StoreUrl;
 
 /// Reports every contradiction.
 pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
@@ -93,12 +93,6 @@ fn store(reader: &mut Reader, tree: &Table, parts: &Parts) {
         }
         return;
     };
-    if store.wait_replicas > 0 && matches!(url.topology, RedisTopology::Cluster { .. }) {
-        contradiction(
-            &["store.wait_replicas", "store.url"],
-            "is not available for a cluster: set 0 there",
-        );
-    }
     match set(&tls) {
         Some(key) if !url.tls => {
             contradiction(

@@ -433,7 +433,6 @@ const WRONG: &[(&str, &str)] = &[
     ("[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a\"\nauth = true", "bridge.toml:3: route.path: an earlier route has the same path and methods, and the first match wins"),
     ("[[route]]\npath = \"/a\"\nauth = true\nsession = \"off\"", "bridge.toml:1: route.auth: a route without a session cannot log in or out: auth = true, session = \"off\""),
     ("store.url = \"memory:\"\nstore.wait_replicas = 1", "bridge.toml:2: store.wait_replicas: is for a store in Redis, and store.url names another one"),
-    ("store.url = \"redis-cluster://h\"\nstore.wait_replicas = 1", "bridge.toml:2: store.wait_replicas: is not available for a cluster: set 0 there"),
     ("store.sentinel_username = \"u\"", "bridge.toml:1: store.sentinel_username: is for a store in Redis, and store.url names another one"),
     ("store.url = \"redis://h\"\nstore.sentinel_username = \"u\"", "bridge.toml:2: store.sentinel_username: there are no sentinels in store.url: redis-sentinel://…"),
     ("store.url = \"redis-cluster://h\"\nstore.key_prefix = \"a{}{b}:\"", "bridge.toml:2: store.key_prefix: its first braces are empty, {}: a cluster would keep the keys of one session apart"),

@@ -64,7 +64,7 @@ pub struct RedisOptions {
     pub timeout: Duration,
     /// What the names of all keys start with.
     pub key_prefix: String,
-    /// How many replicas should have a change before it counts as done; 0: none is waited for. Not for a cluster.
+    /// How many replicas should have a change before it counts as done; 0: none is waited for.
     pub wait_replicas: u16,
 }
 
@@ -196,6 +196,7 @@ impl RedisStore {
                 seeds: seeds.clone(),
                 node: options.target(Address::default()),
                 prefix: options.key_prefix.clone(),
+                wait_replicas: options.wait_replicas,
             })),
         };
         Self {
@@ -241,8 +242,8 @@ impl RedisStore {
     async fn change(&self, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
         let by = Instant::now() + self.timeout;
         let answer = self.run_by(by, script, names, args).await;
-        if let (Some(replicas), Ok(Answer::Done)) = (self.servers.replicas(), &answer) {
-            replicas.confirm(by).await;
+        if matches!(answer, Ok(Answer::Done)) {
+            self.servers.confirm(names, by).await;
         }
         answer
     }
@@ -326,7 +327,7 @@ impl Connected {
         };
         let replicas = (options.wait_replicas > 0).then(|| {
             let link = Link::beside(place(changes.clone()));
-            Replicas::new(options.wait_replicas, link, probe.clone())
+            Replicas::new(options.wait_replicas, link)
         });
         Self::One {
             server: Server::new(Link::new(place(target)), Link::beside(place(changes))),
@@ -336,10 +337,15 @@ impl Connected {
         }
     }
 
-    fn replicas(&self) -> Option<&Replicas> {
+    /// Waits for replicas to have what was done to these keys, where that is asked for.
+    async fn confirm(&self, names: &[Vec<u8>], by: Instant) {
         match self {
-            Self::One { replicas, .. } => replicas.as_ref(),
-            Self::Cluster(_) => None,
+            Self::One { replicas, probe, .. } => {
+                if let Some(replicas) = replicas {
+                    replicas.confirm(probe.clone(), by).await;
+                }
+            }
+            Self::Cluster(cluster) => cluster.confirm(names.first().map_or(&[], Vec::as_slice), by).await,
         }
     }
 }
@@ -543,14 +549,12 @@ impl SessionStore for RedisStore {
     }
 
     fn stats(&self) -> StoreStats {
-        StoreStats {
-            reconnects: match &self.servers {
-                Connected::One { server, replicas, .. } => {
-                    server.reconnects() + replicas.as_ref().map_or(0, Replicas::reconnects)
-                }
-                Connected::Cluster(cluster) => cluster.reconnects(),
+        match &self.servers {
+            Connected::One { server, replicas, .. } => StoreStats {
+                reconnects: server.reconnects() + replicas.as_ref().map_or(0, Replicas::reconnects),
+                unreplicated: replicas.as_ref().map_or(0, Replicas::unconfirmed),
             },
-            unreplicated: self.servers.replicas().map_or(0, Replicas::unconfirmed),
+            Connected::Cluster(cluster) => cluster.stats(),
         }
     }
 

@@ -38,7 +38,7 @@ mod slot;
 mod watch;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -51,12 +51,12 @@ use tokio_util::task::AbortOnDropHandle;
 use self::map::{Map, Node};
 use self::reply::Redirect;
 use self::slot::slot_of;
-use self::watch::{Visitors, watch};
+use self::watch::{Past, Visitors, watch};
 use super::Address;
 use super::link::Target;
 use super::scripts::Call;
 use super::server::{Effect, Failure};
-use crate::session::store::StoreError;
+use crate::session::store::{StoreError, StoreStats};
 
 /// How often a call follows a redirection, or goes back to where it was sent away from.
 const MOST_REDIRECTIONS: u32 = 16;
@@ -75,6 +75,8 @@ pub(super) struct ClusterTarget {
     pub(super) node: Target,
     /// What the names of all keys start with.
     pub(super) prefix: String,
+    /// How many replicas of its node should have a change; 0: none is waited for.
+    pub(super) wait_replicas: u16,
 }
 
 /// A handle on the nodes of a cluster.
@@ -88,8 +90,7 @@ struct Shared {
     target: ClusterTarget,
     state: latest::Sender<State>,
     suspected: AtomicBool,
-    /// Of nodes that are masters no more.
-    past_reconnects: AtomicU64,
+    past: Past,
     visitors: Visitors,
 }
 
@@ -126,7 +127,7 @@ impl Cluster {
                 why: "no node of the cluster has answered yet".into(),
             }),
             suspected: AtomicBool::new(false),
-            past_reconnects: AtomicU64::new(0),
+            past: Past::default(),
             visitors: Visitors::default(),
         });
         let watch = AbortOnDropHandle::new(tokio::spawn(watch(Arc::clone(&shared))));
@@ -202,20 +203,38 @@ impl Cluster {
         outcome
     }
 
-    /// How often a connection was made after the first ones of a node.
-    pub(super) fn reconnects(&self) -> u64 {
-        let present: u64 = match &*self.shared.state.borrow() {
-            State::Known(map) => map.masters().iter().map(|node| node.server.reconnects()).sum(),
-            State::Unknown { .. } | State::Closed => 0,
-        };
-        present + self.shared.past_reconnects.load(Ordering::Relaxed)
+    /// Waits for replicas to have what was done to `key`, where that is asked for.
+    pub(super) async fn confirm(&self, key: &[u8], by: Instant) {
+        if self.shared.target.wait_replicas == 0 {
+            return;
+        }
+        let mut mark = redis::cmd("SET");
+        mark.arg([key, b":mark"].concat()).arg(1).arg("PX").arg(1000);
+        let node = self.shared.owner(slot_of(key), by).await;
+        match node.as_ref().ok().and_then(|node| node.replicas.as_ref()) {
+            Some(replicas) => replicas.confirm(mark, by).await,
+            // It was there a moment ago.
+            None => self.shared.past.add(StoreStats {
+                unreplicated: 1,
+                ..StoreStats::default()
+            }),
+        }
+    }
+
+    /// What happened so far, at nodes that are masters no more too.
+    pub(super) fn stats(&self) -> StoreStats {
+        if let State::Known(map) = &*self.shared.state.borrow() {
+            self.shared.past.and(map.masters())
+        } else {
+            self.shared.past.and(&[])
+        }
     }
 
     /// Lets go of all nodes, for good.
     pub(super) fn close(&self) {
         self.watch.abort();
         if let State::Known(map) = self.shared.state.send_replace(State::Closed) {
-            map.masters().iter().for_each(|node| node.server.close());
+            map.masters().iter().for_each(|node| node.close());
         }
         self.shared.visitors.close();
     }

@@ -37,15 +37,16 @@ pub(super) struct Replicas {
 /// A change that is done.
 struct Waiting {
     until: Instant,
+    mark: Cmd,
     confirmed: oneshot::Sender<()>,
 }
 
 impl Replicas {
-    /// Waits for so many replicas over `link`, which nobody else may use; `mark` is a harmless write.
-    pub(super) fn new(wanted: u16, link: Link, mark: Cmd) -> Self {
+    /// Waits for so many replicas over `link`, which nobody else may use.
+    pub(super) fn new(wanted: u16, link: Link) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let link = Arc::new(link);
-        let rounds = tokio::spawn(go_round(wanted, Arc::clone(&link), mark, waiting));
+        let rounds = tokio::spawn(go_round(wanted, Arc::clone(&link), waiting));
         Self {
             queue,
             unconfirmed: AtomicU64::new(0),
@@ -57,10 +58,11 @@ impl Replicas {
     }
 
     /// Returns when enough replicas have the change that was just answered, or else at `until`: then it is counted,
-    /// and told now and then. The change stands either way.
-    pub(super) async fn confirm(&self, until: Instant) {
+    /// and told now and then. The change stands either way. `mark` is a harmless write that this server takes.
+    pub(super) async fn confirm(&self, mark: Cmd, until: Instant) {
         let (confirmed, hears) = oneshot::channel();
-        let queued = self.queue.try_send(Waiting { until, confirmed }).is_ok();
+        let waiting = Waiting { until, mark, confirmed };
+        let queued = self.queue.try_send(waiting).is_ok();
         if queued && matches!(patience::within(until, hears).await, Some(Ok(()))) {
             return;
         }
@@ -93,7 +95,7 @@ impl Replicas {
     }
 }
 
-async fn go_round(wanted: u16, link: Arc<Link>, mark: Cmd, mut queue: mpsc::Receiver<Waiting>) {
+async fn go_round(wanted: u16, link: Arc<Link>, mut queue: mpsc::Receiver<Waiting>) {
     let mut round = Vec::new();
     loop {
         if round.is_empty() && queue.recv_many(&mut round, QUEUE).await == 0 {
@@ -108,6 +110,8 @@ async fn go_round(wanted: u16, link: Arc<Link>, mark: Cmd, mut queue: mpsc::Rece
         let Some(until) = round.iter().map(|waiting| waiting.until).max() else {
             continue;
         };
+        // Any will do: all that was changed here stands before it.
+        let mark = round.last().map(|waiting| waiting.mark.clone()).unwrap_or_default();
         match wait(wanted, &link, &mark, until).await {
             Some(true) => {
                 for waiting in round.drain(..) {

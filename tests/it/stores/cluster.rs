@@ -538,3 +538,43 @@ async fn a_cluster_is_served_over_tls_by_the_user_of_the_documentation() {
     cluster.begin_move(slot, (cluster.master_of(&record_key(0)) + 1) % 3);
     live(&*store, 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_waits_for_the_replicas_of_its_own_node() {
+    let cluster = ClusterNodes::start_with(SLOTS_APART).await;
+    let settings = format!("url = {:?}\ntimeout = \"1s\"\nwait_replicas = 1", cluster.url());
+    let store = open(&settings, &Subject::clock()).await.expect("a store");
+    let (own, others) = tokio::task::block_in_place(|| keys_of(&cluster, 0, 20));
+    for n in own.iter().chain(&others) {
+        eventually("a change that is confirmed", || async {
+            let before = store.stats().unreplicated;
+            let _ = store.remove(&key(*n), version(1)).await;
+            let created = store.create(&key(*n), record(1, "x", LONG), None).await;
+            created == Ok(Created::Won) && store.stats().unreplicated == before
+        })
+        .await;
+    }
+    // A replica that does not answer holds up the changes of its master, and those alone; they stand.
+    let before = store.stats().unreplicated;
+    cluster.nodes[3].stop();
+    let asked = Instant::now();
+    let replaced = store
+        .replace(&key(own[0]), version(1), record(2, "y", LONG), None)
+        .await;
+    assert_eq!(replaced, Ok(Replaced::Done));
+    assert!(
+        asked.elapsed() > TIMEOUT - Duration::from_millis(100),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert!(asked.elapsed() < TIMEOUT + SLACK, "{:?}", asked.elapsed());
+    assert_eq!(store.stats().unreplicated, before + 1);
+    let asked = Instant::now();
+    for n in &others {
+        let replaced = store.replace(&key(*n), version(1), record(2, "y", LONG), None).await;
+        assert_eq!(replaced, Ok(Replaced::Done));
+    }
+    assert!(asked.elapsed() < TIMEOUT, "{:?}", asked.elapsed());
+    assert_eq!(store.stats().unreplicated, before + 1);
+    cluster.nodes[3].resume();
+}

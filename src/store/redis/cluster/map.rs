@@ -5,9 +5,11 @@ use std::sync::Arc;
 use redis::Cmd;
 
 use super::super::Address;
+use super::super::replicas::Replicas;
 use super::super::server::Server;
 use super::reply::View;
 use super::slot::{SLOTS, slot_of};
+use crate::session::store::StoreStats;
 
 /// Marks a slot that nobody serves. There cannot be as many nodes as slots and one.
 const NOBODY: u16 = u16::MAX;
@@ -19,6 +21,27 @@ const PROBE_NAMES: u32 = 4096;
 pub(super) struct Node {
     pub(super) address: Address,
     pub(super) server: Server,
+    /// Where its replicas are waited for.
+    pub(super) replicas: Option<Replicas>,
+}
+
+impl Node {
+    /// What happened so far.
+    pub(super) fn stats(&self) -> StoreStats {
+        let replicas = self.replicas.as_ref();
+        StoreStats {
+            reconnects: self.server.reconnects() + replicas.map_or(0, Replicas::reconnects),
+            unreplicated: replicas.map_or(0, Replicas::unconfirmed),
+        }
+    }
+
+    /// Lets go of the connections, for good.
+    pub(super) fn close(&self) {
+        self.server.close();
+        if let Some(replicas) = &self.replicas {
+            replicas.close();
+        }
+    }
 }
 
 /// Who serves what. Never changed, only replaced: a call goes by the one that it found.

@@ -134,6 +134,7 @@ fn cluster(seeds: &[u16]) -> Cluster {
             tls: None,
         },
         prefix: "p:".to_owned(),
+        wait_replicas: 0,
     })
 }
 

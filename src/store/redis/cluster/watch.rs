@@ -1,6 +1,5 @@
 //! What keeps the map true, in the background, and the nodes that are not part of it.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,11 +11,13 @@ use tracing::{debug, info, warn};
 use super::super::Address;
 use super::super::dial::{dial, settings};
 use super::super::link::{Link, Target};
+use super::super::replicas::Replicas;
 use super::super::server::{Effect, Server};
 use super::map::{Map, Node};
 use super::reply::View;
 use super::slot::SLOTS;
 use super::{Shared, State};
+use crate::session::store::StoreStats;
 
 /// How often the map is asked for when all is well.
 const EVERY: Duration = Duration::from_secs(5);
@@ -75,9 +76,13 @@ impl Visitors {
                 Link::new(shared.target_at(address)),
                 Link::beside(shared.target_at(address)),
             ),
+            replicas: (shared.target.wait_replicas > 0).then(|| {
+                let link = Link::beside(shared.target_at(address));
+                Replicas::new(shared.target.wait_replicas, link)
+            }),
         });
         if guests.closed {
-            node.server.close();
+            node.close();
         } else {
             guests.visits.push(Visit {
                 node: Arc::clone(&node),
@@ -100,7 +105,31 @@ impl Visitors {
     pub(super) fn close(&self) {
         let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         guests.closed = true;
-        guests.visits.drain(..).for_each(|visit| visit.node.server.close());
+        guests.visits.drain(..).for_each(|visit| visit.node.close());
+    }
+}
+
+/// What happened at nodes that are masters no more.
+#[derive(Default)]
+pub(super) struct Past(Mutex<StoreStats>);
+
+impl Past {
+    pub(super) fn add(&self, stats: StoreStats) {
+        let mut sum = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sum.reconnects += stats.reconnects;
+        sum.unreplicated += stats.unreplicated;
+    }
+
+    /// All of it, and what happened at these.
+    pub(super) fn and(&self, nodes: &[Arc<Node>]) -> StoreStats {
+        let past = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes
+            .iter()
+            .map(|node| node.stats())
+            .fold(past, |sum, stats| StoreStats {
+                reconnects: sum.reconnects + stats.reconnects,
+                unreplicated: sum.unreplicated + stats.unreplicated,
+            })
     }
 }
 
@@ -237,7 +266,7 @@ impl Shared {
         let gone = masters
             .iter()
             .filter(|node| view.ranges.iter().all(|(.., master)| *master != node.address));
-        let reconnects: u64 = gone.map(|node| node.server.reconnects()).sum();
+        let gone: Vec<_> = gone.map(|node| node.stats()).collect();
         let node = |address: &Address| {
             let same = masters.iter().find(|node| node.address == *address);
             same.map_or_else(|| self.visitors.node(address, self), Arc::clone)
@@ -248,11 +277,11 @@ impl Shared {
         self.state.send_if_modified(|state| {
             let open = !matches!(state, State::Closed);
             if open {
+                gone.into_iter().for_each(|stats| self.past.add(stats));
                 *state = State::Known(Arc::new(map));
             }
             open
         });
-        self.past_reconnects.fetch_add(reconnects, Ordering::Relaxed);
     }
 
     /// Notes why there is no map, without waking those who wait for one.
