@@ -66,7 +66,7 @@ enum Connected {
         /// Where replicas are waited for.
         replicas: Option<Replicas>,
         /// Who is asked where it is.
-        _sentinels: Option<Sentinels>,
+        sentinels: Option<Sentinels>,
     },
     Cluster(Cluster),
 }
@@ -220,7 +220,7 @@ impl Connected {
             server: Server::new(Link::new(place(target)), Link::beside(place(changes))),
             probe,
             replicas,
-            _sentinels: sentinels,
+            sentinels,
         }
     }
 
@@ -445,9 +445,19 @@ impl SessionStore for RedisStore {
     fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             match &self.servers {
-                Connected::One { server, replicas, .. } => {
+                Connected::One {
+                    server,
+                    replicas,
+                    sentinels,
+                    ..
+                } => {
                     server.close();
-                    replicas.as_ref().inspect(|replicas| replicas.close());
+                    if let Some(replicas) = replicas {
+                        replicas.close();
+                    }
+                    if let Some(sentinels) = sentinels {
+                        sentinels.close();
+                    }
                 }
                 Connected::Cluster(cluster) => cluster.close(),
             }
