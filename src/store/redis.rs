@@ -20,6 +20,7 @@ mod cluster;
 mod dial;
 mod layout;
 mod link;
+mod options;
 mod patience;
 mod place;
 mod replicas;
@@ -27,12 +28,13 @@ mod scripts;
 mod sentinel;
 mod server;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, RedisConnectionInfo, ServerError, Value};
+use redis::{Cmd, ServerError, Value};
 use tokio::time::Instant;
+
+pub use self::options::{Address, Login, RedisOptions, Servers};
 
 use self::cluster::{Cluster, ClusterTarget};
 use self::layout::{keys, parse_record, record_bytes, record_key, token_bytes, version_bytes};
@@ -47,106 +49,6 @@ use crate::session::store::{
     Acquired, BARREN_MEMORY, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
     SessionStore, StoreError, StoreFuture, StoreStats, Stored, Version,
 };
-use crate::tls;
-
-/// Where Redis is, and how to use it. Its `Debug` leaves the login out.
-#[derive(Clone)]
-pub struct RedisOptions {
-    /// Where the server is, or who knows.
-    pub servers: Servers,
-    /// Who we are there.
-    pub login: Login,
-    /// How to speak TLS to it, and to the sentinels; unset: in clear.
-    pub tls: Option<tls::Client>,
-    /// The number of the database.
-    pub database: u16,
-    /// The deadline of every call.
-    pub timeout: Duration,
-    /// What the names of all keys start with.
-    pub key_prefix: String,
-    /// How many replicas should have a change before it counts as done; 0: none is waited for.
-    pub wait_replicas: u16,
-}
-
-/// Where the server is, or who knows.
-#[derive(Clone, Debug)]
-pub enum Servers {
-    /// One server, by its name or address.
-    One(Address),
-    /// Whichever server the sentinels call the master.
-    Sentinel {
-        /// Where sentinels are; others that they know of are found.
-        sentinels: Vec<Address>,
-        /// What they call the master.
-        master: String,
-        /// Who we are at the sentinels.
-        login: Login,
-    },
-    /// The nodes of a cluster; these are asked for the others.
-    Cluster(Vec<Address>),
-}
-
-/// A host and a port.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Address {
-    /// A name, or an address without the brackets of IPv6.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
-/// A user and a password; its `Debug` shows neither.
-#[derive(Clone, Default)]
-pub struct Login {
-    /// The user; unset: the default user.
-    pub username: Option<String>,
-    /// The password; unset: there is no login.
-    pub password: Option<String>,
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Login(***)")
-    }
-}
-
-impl Login {
-    /// How a connection is greeted, in this database.
-    fn greeting(&self, database: u16) -> RedisConnectionInfo {
-        let mut info = RedisConnectionInfo::default()
-            .set_db(database.into())
-            .set_skip_set_lib_name();
-        if let Some(username) = &self.username {
-            info = info.set_username(username);
-        }
-        if let Some(password) = &self.password {
-            info = info.set_password(password);
-        }
-        info
-    }
-}
-
-impl fmt::Debug for RedisOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisOptions")
-            .field("servers", &self.servers)
-            .field("database", &self.database)
-            .field("timeout", &self.timeout)
-            .field("key_prefix", &self.key_prefix)
-            .field("wait_replicas", &self.wait_replicas)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Records and leases in Redis.
 pub struct RedisStore {
@@ -164,7 +66,7 @@ enum Connected {
         /// Where replicas are waited for.
         replicas: Option<Replicas>,
         /// Who is asked where it is.
-        _sentinels: Option<Sentinels>,
+        sentinels: Option<Sentinels>,
     },
     Cluster(Cluster),
 }
@@ -299,20 +201,6 @@ impl RedisStore {
     }
 }
 
-impl RedisOptions {
-    /// How a server there is reached; that it works is seen by its answering at all.
-    fn target(&self, server: Address) -> Target {
-        Target {
-            login: self.login.greeting(self.database),
-            host: server.host,
-            port: server.port,
-            timeout: self.timeout,
-            probe: redis::cmd("PING"),
-            tls: self.tls.clone(),
-        }
-    }
-}
-
 impl Connected {
     fn one(options: &RedisOptions, target: Target, sentinels: Option<Sentinels>) -> Self {
         let probe = probe(&options.key_prefix);
@@ -333,7 +221,7 @@ impl Connected {
             server: Server::new(Link::new(place(target)), Link::beside(place(changes))),
             probe,
             replicas,
-            _sentinels: sentinels,
+            sentinels,
         }
     }
 
@@ -561,9 +449,19 @@ impl SessionStore for RedisStore {
     fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             match &self.servers {
-                Connected::One { server, replicas, .. } => {
+                Connected::One {
+                    server,
+                    replicas,
+                    sentinels,
+                    ..
+                } => {
                     server.close();
-                    replicas.as_ref().inspect(|replicas| replicas.close());
+                    if let Some(replicas) = replicas {
+                        replicas.close();
+                    }
+                    if let Some(sentinels) = sentinels {
+                        sentinels.close();
+                    }
                 }
                 Connected::Cluster(cluster) => cluster.close(),
             }

@@ -226,7 +226,12 @@ async fn watch_over(
             Health::ReadOnly => {
                 replaced_at = Some(Instant::now());
                 place.doubt();
-                if let Ok((next, there)) = attempt(place).await {
+                let made = tokio::select! {
+                    biased;
+                    made = attempt(place) => made,
+                    _ = &mut live.driver => return lost(&target, "the connection was lost".into()),
+                };
+                if let Ok((next, there)) = made {
                     *number += 1;
                     shared.publish(State::Up(*number, next.connection.clone()));
                     shared.reconnects.fetch_add(1, Ordering::Relaxed);

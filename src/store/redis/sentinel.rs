@@ -107,6 +107,11 @@ impl Sentinels {
         };
         Place::followed(target, self.shared.master.subscribe(), doubts)
     }
+
+    /// Asks no more.
+    pub(super) fn close(&self) {
+        self.shared.stop.cancel();
+    }
 }
 
 impl Doubts {

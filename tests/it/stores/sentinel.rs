@@ -12,6 +12,9 @@ use super::{LONG, eventually, key, record};
 use crate::support::redis::RedisServer;
 use crate::support::sentinel::Sentinels;
 
+/// What operators read.
+const OPERATING: &str = include_str!("../../../docs/operating.md");
+
 /// From the new master's being writable to the first change.
 const SERVED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -193,10 +196,16 @@ async fn a_server_that_says_it_is_no_master_is_not_used() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinels_have_a_login_of_their_own() {
+    // The rules of the documentation are enough.
+    let mut documented = OPERATING
+        .lines()
+        .filter_map(|line| line.strip_prefix("ACL SETUSER bridge "));
+    let rules = documented.find(|rules| rules.contains("+sentinel|"));
+    let rules = rules.expect("the line of the sentinels' ACL in docs/operating.md");
     let master = RedisServer::start();
     let lines = [
         format!("sentinel monitor m 127.0.0.1 {} 1", master.port()),
-        "user bridge on >sentinelhunter allchannels -@all +ping +subscribe +sentinel|get-master-addr-by-name +sentinel|master +sentinel|sentinels".to_owned(),
+        format!("user bridge {}", rules.replace("PASSWORD", "sentinelhunter")),
         "user default off".to_owned(),
     ];
     let sentinel = RedisServer::try_start_from_file(&lines, &["--sentinel"]).expect("a sentinel");
