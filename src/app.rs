@@ -6,6 +6,7 @@
 mod admin;
 mod parts;
 mod probes;
+mod sealing;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -31,6 +31,7 @@ pub mod route;
 pub mod seen_through;
 pub mod sessions;
 pub mod touch;
+pub mod unreadable;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,7 +65,7 @@ use crate::metrics::{CookieDrop, Metrics};
 use crate::session::cookie::{Cookie, Origin, Rejected, parse_set_cookie};
 use crate::session::merge::{Effect, Said};
 use crate::session::record::Snapshot;
-use crate::session::store::{Key, StoreError};
+use crate::session::store::Key;
 use crate::wire::upgrade;
 use crate::wire::upstream::{Upstream, UpstreamBody, UpstreamError};
 
@@ -242,9 +243,6 @@ impl Bridge {
             }),
             Err(AcquireError::Store(error)) => {
                 journal.cause(&error);
-                if let StoreError::Corrupt(_) = error {
-                    tracing::error!(install = %key, %error, "a session cannot be read; end it to start afresh");
-                }
                 if self.parts.stateless_on_outage {
                     Ok(None)
                 } else {

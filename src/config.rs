@@ -9,7 +9,7 @@
 //! value may be a secret in the wrong place.
 //!
 //! Where things are: `document` lays the sources over one another, `reader` walks the result and gathers what is
-//! wrong, `schema` lists the keys and their defaults, `value` and `url` give single values their types, `check` finds
+//! wrong, `schema` lists the keys and their defaults, `value`, `url` and `sealing` give single values their types, `check` finds
 //! contradictions, `sections` has the types that come out.
 
 mod check;
@@ -17,6 +17,7 @@ mod document;
 mod error;
 mod reader;
 mod schema;
+mod sealing;
 mod secret;
 mod sections;
 mod url;
@@ -27,10 +28,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use error::{ConfigError, ConfigErrors, Origin};
-pub use secret::Secret;
+pub use sealing::{KeyFile, Sealing};
+pub use secret::{Secret, SecretKey};
 pub use sections::{
-    Access, Create, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError, Ops, Route,
-    RouteSession, Server, Session, Store, StoreTls, Upstream,
+    Access, Create, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError, OnUnreadable,
+    Ops, Route, RouteSession, Server, Session, Store, StoreTls, Upstream,
 };
 pub use url::{Address, RedisTopology, RedisUrl, StoreUrl, UpstreamUrl};
 

@@ -20,6 +20,7 @@
 //! | `session_bridge_commits_retried_total` | counter | | tries to store in the background what the store did not take at first |
 //! | `session_bridge_commits_abandoned_total` | counter | | changes given up for good: a session may have lost them |
 //! | `session_bridge_commits_pending` | gauge | | changes that wait to be stored in the background |
+//! | `session_bridge_records_unreadable_total` | counter | `reason` | reads that found a record which cannot be read, see [`RecordFlaw`] |
 //! | `session_bridge_touches_total` | counter | | expiries moved |
 //! | `session_bridge_store_operations_total` | counter | `op`, `result` | calls of the store, see [`StoreOp`] and [`StoreResult`] |
 //! | `session_bridge_store_operation_duration_seconds` | histogram | `op` | how long they took, failed ones too |
@@ -47,7 +48,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-pub use labels::{CookieDrop, LeaseEvent, Method, Outcome, StatusClass, StoreOp, StoreResult};
+pub use labels::{CookieDrop, LeaseEvent, Method, Outcome, RecordFlaw, StatusClass, StoreOp, StoreResult};
 use labels::{Counters, Histograms};
 
 /// Upper bounds for what waits for a backend or for other requests, in seconds.
@@ -78,6 +79,7 @@ pub struct Metrics {
     commit_conflicts: Counter,
     commits_retried: Counter,
     commits_abandoned: Counter,
+    records_unreadable: Counters<1>,
     touches: Counter,
     store_operations: Counters<2>,
     store_operation_duration: Histograms<1>,
@@ -131,6 +133,7 @@ impl Metrics {
             commit_conflicts: Counter::default(),
             commits_retried: Counter::default(),
             commits_abandoned: Counter::default(),
+            records_unreadable: Counters::new(RecordFlaw::ALL.len(), Counter::default),
             touches: Counter::default(),
             store_operations: Counters::new(StoreOp::ALL.len() * StoreResult::ALL.len(), Counter::default),
             store_operation_duration: Histograms::new(StoreOp::ALL.len(), quick),
@@ -147,6 +150,10 @@ impl Metrics {
         }
         for event in LeaseEvent::ALL {
             self.leases.with(event.index(), [("event", event.text())], |_| {});
+        }
+        for flaw in RecordFlaw::ALL {
+            self.records_unreadable
+                .with(flaw.index(), [("reason", flaw.text())], |_| {});
         }
         for reason in CookieDrop::ALL {
             self.cookies_dropped
@@ -177,6 +184,7 @@ impl Metrics {
             "commit_conflicts": "Commits merged anew" = self.commit_conflicts.clone();
             "commits_retried": "Commits tried again in the background" = self.commits_retried.clone();
             "commits_abandoned": "Commits given up" = self.commits_abandoned.clone();
+            "records_unreadable": "Reads of records that cannot be read" = self.records_unreadable.family();
             "touches": "Expiries moved" = self.touches.clone();
             "store_operations": "Calls of the store" = self.store_operations.family();
             "store_operation_duration_seconds": "Time of the store" = self.store_operation_duration.family();
@@ -269,6 +277,12 @@ impl Metrics {
     /// A commit was given up.
     pub fn commit_abandoned(&self) {
         self.commits_abandoned.inc();
+    }
+
+    /// A record was read that cannot be.
+    pub fn record_unreadable(&self, flaw: RecordFlaw) {
+        self.records_unreadable
+            .with(flaw.index(), [("reason", flaw.text())], count);
     }
 
     /// The expiry of a record was moved.
@@ -431,6 +445,7 @@ mod tests {
             }
         }
         LeaseEvent::ALL.iter().for_each(|event| metrics.lease(*event));
+        RecordFlaw::ALL.iter().for_each(|flaw| metrics.record_unreadable(*flaw));
         CookieDrop::ALL
             .iter()
             .for_each(|reason| metrics.cookie_dropped(*reason));
@@ -543,6 +558,7 @@ mod tests {
             "session_bridge_refusals_total{slug=\"overloaded\"}",
             "session_bridge_leases_total{event=\"lost\"}",
             "session_bridge_cookies_dropped_total{reason=\"lost\"}",
+            "session_bridge_records_unreadable_total{reason=\"unknown_key\"}",
             "session_bridge_commits_abandoned_total",
             "session_bridge_upstream_connects_total",
             "session_bridge_ready",

@@ -27,21 +27,21 @@ impl Admin {
         if self.pending.overlay(key).is_some() {
             self.pending.settle(key).await?;
         }
-        self.sessions.load(key).await
+        self.sessions.inspect(key).await
     }
 
     async fn remove(&self, key: &Key) -> Result<bool, StoreError> {
-        let mut found = self.load(key).await?;
         for _ in 0..MAX_ATTEMPTS {
-            let Some(snapshot) = found else { return Ok(false) };
-            found = match self.sessions.remove(key, snapshot.version).await? {
-                Written::Done => {
-                    tracing::info!(install = %key, "a session was ended by an operator");
-                    return Ok(true);
-                }
-                Written::Conflict(latest) => latest,
-                Written::Fenced => None,
+            let removed = match self.load(key).await {
+                Ok(None) => return Ok(false),
+                Ok(Some(snapshot)) => matches!(self.sessions.remove(key, snapshot.version).await?, Written::Done),
+                Err(StoreError::Unreadable(unreadable)) => self.sessions.discard(key, &unreadable).await?,
+                Err(error) => return Err(error),
             };
+            if removed {
+                tracing::info!(install = %key, "a session was ended by an operator");
+                return Ok(true);
+            }
         }
         Err(StoreError::Unavailable(
             "the session changes too fast to be ended".to_owned(),

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::StartError;
+use super::{StartError, sealing};
 use crate::bridge::access::ApiKeys;
 use crate::bridge::acquire::Acquire;
 use crate::bridge::commit::Commit;
@@ -20,6 +20,7 @@ use crate::bridge::refuse::Refusal;
 use crate::bridge::route::{Route, Routes, SessionUse};
 use crate::bridge::sessions::Sessions;
 use crate::bridge::touch::Touch;
+use crate::bridge::unreadable::OnUnreadable;
 use crate::bridge::{self};
 use crate::config::{
     self, Config, IdFormat, OnMissing, OnStoreError, RedisTopology, RedisUrl, RouteSession, Secret, StoreUrl,
@@ -42,11 +43,19 @@ use crate::wire::upstream::{Upstream, UpstreamOptions};
 /// How long a client may hold up a body, in either direction; nginx's default for both.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Opens the store that the URL names.
+/// Opens the store that the URL names, with the layers that belong over it.
 ///
 /// # Errors
 /// When the file of an embedded store cannot be opened. A server that does not answer is no error.
 pub async fn open_store(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Arc<dyn SessionStore>, StartError> {
+    sealing::over(
+        open_backend(store, clock).await?,
+        &store.encryption_key_files,
+        store.accept_clear,
+    )
+}
+
+async fn open_backend(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Arc<dyn SessionStore>, StartError> {
     let failed = |error: &dyn std::fmt::Display| StartError(format!("store.url: {error}"));
     Ok(match &store.url {
         StoreUrl::Memory => Arc::new(MemoryStore::new(clock)),
@@ -146,7 +155,11 @@ pub(super) fn sessions(
         idle_timeout: session.idle_timeout,
         max_age: session.max_age,
     };
-    Arc::new(Sessions::new(store, clock, metrics, policy, lifetime))
+    let on_unreadable = match config.store.on_unreadable {
+        config::OnUnreadable::Reject => OnUnreadable::Reject,
+        config::OnUnreadable::Replace => OnUnreadable::Replace,
+    };
+    Arc::new(Sessions::new(store, clock, metrics, policy, lifetime).on_unreadable(on_unreadable))
 }
 
 /// The edge, its refusals rendered by the bridge's one table.

@@ -70,7 +70,7 @@ impl Commit {
         match change.store(&self.sessions, &self.metrics, key, now, fence).await {
             Ok(Outcome::Settled(settled)) => self.settled(key, settled),
             Ok(Outcome::Fenced) => self.lost_lease(key, change, lead).await,
-            Err(error @ StoreError::Corrupt(_)) => {
+            Err(error @ (StoreError::Corrupt(_) | StoreError::Unreadable(_))) => {
                 tracing::error!(install = %key, %error, "a session change is lost");
                 self.metrics.commit_abandoned();
                 Committed::nothing(change.sent)

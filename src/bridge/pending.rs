@@ -198,7 +198,7 @@ impl Pending {
             match self.carry(key, &waiting).await {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                Err(error @ StoreError::Corrupt(_)) => {
+                Err(error @ (StoreError::Corrupt(_) | StoreError::Unreadable(_))) => {
                     self.metrics.commit_abandoned();
                     tracing::error!(install = %key, %error, "a session change is lost");
                 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::unreadable::{OnUnreadable, Watch};
 use crate::metrics::{Metrics, StoreOp, StoreResult};
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::record::{CookiePolicy, Lifetime, Record, Snapshot};
 use crate::session::store::{
     Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreError,
-    Stored, Version,
+    Stored, Unreadable, Version,
 };
 
 /// What the stages that touch sessions share.
@@ -16,6 +17,8 @@ pub struct Sessions {
     store: Arc<dyn SessionStore>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    unreadable: Watch,
+    on_unreadable: OnUnreadable,
     /// Which cookies matter.
     pub policy: CookiePolicy,
     /// How long records live.
@@ -34,7 +37,7 @@ pub enum Written {
 }
 
 impl Sessions {
-    /// Fronts `store`.
+    /// Fronts `store`. Records that cannot be read are left alone, see [`Sessions::on_unreadable`].
     #[must_use]
     pub fn new(
         store: Arc<dyn SessionStore>,
@@ -46,10 +49,18 @@ impl Sessions {
         Self {
             store,
             clock,
+            unreadable: Watch::new(Arc::clone(&metrics)),
+            on_unreadable: OnUnreadable::default(),
             metrics,
             policy,
             lifetime,
         }
+    }
+
+    /// The same with another policy for records that cannot be read.
+    #[must_use]
+    pub fn on_unreadable(self, on_unreadable: OnUnreadable) -> Self {
+        Self { on_unreadable, ..self }
     }
 
     /// The present moment.
@@ -84,10 +95,21 @@ impl Sessions {
     /// The record of `key`.
     ///
     /// # Errors
-    /// Whatever keeps the store from answering, or a record that cannot be read.
+    /// Whatever keeps the store from answering, or a record that cannot be read and is to stay.
     pub async fn load(&self, key: &Key) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        match self.inspect(key).await {
+            Err(StoreError::Unreadable(unreadable)) => self.treat(key, unreadable).await,
+            other => other,
+        }
+    }
+
+    /// The record of `key`, for somebody who only looks: what cannot be read stays, whatever the policy.
+    ///
+    /// # Errors
+    /// As [`Sessions::load`].
+    pub async fn inspect(&self, key: &Key) -> Result<Option<Arc<Snapshot>>, StoreError> {
         let stored = self.timed(StoreOp::Load, self.store.load(key)).await?;
-        read(stored.as_ref())
+        Ok(stored.as_ref().map(Snapshot::read).transpose()?)
     }
 
     /// The record of `key` and the state of its lease.
@@ -95,8 +117,17 @@ impl Sessions {
     /// # Errors
     /// As [`Sessions::load`].
     pub async fn observe(&self, key: &Key) -> Result<(Option<Arc<Snapshot>>, LeaseState), StoreError> {
-        let (stored, lease) = self.timed(StoreOp::Observe, self.store.observe(key)).await?;
-        Ok((read(stored.as_ref())?, lease))
+        let look = async || {
+            let (stored, lease) = self.timed(StoreOp::Observe, self.store.observe(key)).await?;
+            Ok((stored.as_ref().map(Snapshot::read).transpose()?, lease))
+        };
+        match look().await {
+            Err(StoreError::Unreadable(unreadable)) => {
+                self.treat(key, unreadable).await?;
+                look().await
+            }
+            other => other,
+        }
     }
 
     /// Writes `record` as `version`: over the record of version `over`, or where there is none.
@@ -116,21 +147,27 @@ impl Sessions {
             ttl: self.ttl(record, self.now()),
             payload: record.encode()?,
         };
-        match over {
-            None => match self.timed(StoreOp::Create, self.store.create(key, new, fence)).await? {
-                Created::Won => Ok(Written::Done),
-                Created::Lost(stored) => Ok(Written::Conflict(read(Some(&stored))?)),
-                Created::Fenced => Ok(Written::Fenced),
-            },
-            Some(over) => match self
-                .timed(StoreOp::Replace, self.store.replace(key, over, new, fence))
-                .await?
-            {
-                Replaced::Done => Ok(Written::Done),
-                Replaced::Conflict(stored) => Ok(Written::Conflict(read(stored.as_ref())?)),
-                Replaced::Fenced => Ok(Written::Fenced),
-            },
-        }
+        let there = match over {
+            None => {
+                let created = self.timed(StoreOp::Create, self.store.create(key, new, fence));
+                match created.await {
+                    Ok(Created::Won) => return Ok(Written::Done),
+                    Ok(Created::Fenced) => return Ok(Written::Fenced),
+                    Ok(Created::Lost(stored)) => Ok(Some(stored)),
+                    Err(error) => Err(error),
+                }
+            }
+            Some(over) => {
+                let replaced = self.timed(StoreOp::Replace, self.store.replace(key, over, new, fence));
+                match replaced.await {
+                    Ok(Replaced::Done) => return Ok(Written::Done),
+                    Ok(Replaced::Fenced) => return Ok(Written::Fenced),
+                    Ok(Replaced::Conflict(stored)) => Ok(stored),
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        self.conflict(key, there).await
     }
 
     /// Removes the record of version `expected`.
@@ -138,9 +175,47 @@ impl Sessions {
     /// # Errors
     /// As [`Sessions::write`].
     pub async fn remove(&self, key: &Key, expected: Version) -> Result<Written, StoreError> {
-        match self.timed(StoreOp::Remove, self.store.remove(key, expected)).await? {
-            Removed::Done => Ok(Written::Done),
-            Removed::Conflict(stored) => Ok(Written::Conflict(read(stored.as_ref())?)),
+        match self.timed(StoreOp::Remove, self.store.remove(key, expected)).await {
+            Ok(Removed::Done) => Ok(Written::Done),
+            Ok(Removed::Conflict(stored)) => self.conflict(key, Ok(stored)).await,
+            Err(error) => self.conflict(key, Err(error)).await,
+        }
+    }
+
+    /// Removes a record that could not be read, unless another one has taken its place. `true` when it did.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering, or that what has taken its place cannot be read either.
+    pub async fn discard(&self, key: &Key, unreadable: &Unreadable) -> Result<bool, StoreError> {
+        match unreadable.version {
+            Some(version) => {
+                let removed = self.timed(StoreOp::Remove, self.store.remove(key, version)).await?;
+                Ok(removed == Removed::Done)
+            }
+            None => self.timed(StoreOp::Discard, self.store.discard(key)).await,
+        }
+    }
+
+    /// What stood in the way of a write.
+    async fn conflict(&self, key: &Key, there: Result<Option<Stored>, StoreError>) -> Result<Written, StoreError> {
+        let read = there.and_then(|stored| Ok(stored.as_ref().map(Snapshot::read).transpose()?));
+        match read {
+            Err(StoreError::Unreadable(unreadable)) => self.treat(key, unreadable).await,
+            other => other,
+        }
+        .map(Written::Conflict)
+    }
+
+    /// Treats a record that cannot be read by the policy. Where that removes it, looks again: another replica may have
+    /// been quicker, and have started a session since.
+    async fn treat(&self, key: &Key, unreadable: Unreadable) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        self.unreadable.met(key, &unreadable, self.on_unreadable);
+        match self.on_unreadable {
+            OnUnreadable::Reject => Err(unreadable.into()),
+            OnUnreadable::Replace => {
+                self.discard(key, &unreadable).await?;
+                self.inspect(key).await
+            }
         }
     }
 
@@ -194,6 +269,5 @@ impl Sessions {
     }
 }
 
-fn read(stored: Option<&Stored>) -> Result<Option<Arc<Snapshot>>, StoreError> {
-    stored.map(Snapshot::read).transpose()
-}
+#[cfg(test)]
+mod tests;

@@ -146,6 +146,9 @@ impl SessionStore for Flaky {
     fn remove<'a>(&'a self, key: &'a Key, expected: Version) -> StoreFuture<'a, Removed> {
         self.change(self.inner.remove(key, expected))
     }
+    fn discard<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, bool> {
+        self.change(self.inner.discard(key))
+    }
     fn touch<'a>(&'a self, key: &'a Key, expected: Version, ttl: Duration) -> StoreFuture<'a, bool> {
         self.touches.fetch_add(1, Ordering::SeqCst);
         self.gate(self.inner.touch(key, expected, ttl))

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::document::{Node, Table, Value};
 use super::reader::Reader;
 use super::schema::Parts;
+use super::sealing::{Sealing, same_twice};
 use super::sections::{Route, RouteSession, Store};
 use super::url::{RedisUrl, StoreUrl};
 
@@ -25,6 +26,21 @@ pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
         );
     }
     keys(reader, tree);
+    if let Some((one, other)) = same_twice(&parts.store.encryption_key_files) {
+        let message = match other {
+            Sealing::Clear => "\"clear\" is listed twice".to_owned(),
+            Sealing::Key(_) => format!("{one} and {other} hold the same key"),
+        };
+        reader.contradiction(tree, &["store.encryption_key_files"], &message);
+    }
+    let sealing = &parts.store.encryption_key_files;
+    if !parts.store.accept_clear && !sealing.iter().any(|entry| matches!(entry, Sealing::Key(_))) {
+        let message = "without a key in encryption_key_files, sessions are stored in clear, and could not be read";
+        reader.contradiction(tree, &["store.accept_clear", "store.encryption_key_files"], message);
+    } else if !parts.store.accept_clear && sealing.iter().any(|entry| matches!(entry, Sealing::Clear)) {
+        let message = "encryption_key_files lists \"clear\", which accept_clear = false refuses";
+        reader.contradiction(tree, &["store.accept_clear", "store.encryption_key_files"], message);
+    }
     cookies(reader, tree, parts);
     store(reader, tree, parts);
     routes(reader, tree, parts);

@@ -8,9 +8,10 @@ use http::HeaderName;
 
 use super::document::{Node, Table};
 use super::reader::{Reader, Section};
+use super::sealing::sealing;
 use super::sections::{
-    Access, Create, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError, Ops, Route,
-    RouteSession, Server, Session, Store, StoreTls, Upstream,
+    Access, Create, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError, OnUnreadable,
+    Ops, Route, RouteSession, Server, Session, Store, StoreTls, Upstream,
 };
 use super::url::{StoreUrl, store_url, upstream_url};
 use super::value::{
@@ -180,7 +181,6 @@ fn session(section: &mut Section<'_>) -> Session {
 }
 
 fn store(section: &mut Section<'_>) -> Store {
-    section.unavailable(&["encryption_key_files"]);
     Store {
         url: section.value(
             "url",
@@ -200,6 +200,16 @@ fn store(section: &mut Section<'_>) -> Store {
         sentinel_username: section.value("sentinel_username", optional_secret, None),
         sentinel_password: section.value("sentinel_password_file", password_file, None),
         wait_replicas: section.value("wait_replicas", small_count, 0),
+        encryption_key_files: section.list("encryption_key_files", sealing, Vec::new()),
+        accept_clear: section.value("accept_clear", boolean, true),
+        on_unreadable: section.value(
+            "on_unreadable",
+            one_of(
+                &[("reject", OnUnreadable::Reject), ("replace", OnUnreadable::Replace)],
+                &[],
+            ),
+            OnUnreadable::Reject,
+        ),
     }
 }
 

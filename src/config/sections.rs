@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 
+use super::sealing::Sealing;
 use super::secret::Secret;
 use super::url::{StoreUrl, UpstreamUrl};
 use crate::session::glob::Glob;
@@ -124,6 +125,12 @@ pub struct Store {
     pub sentinel_password: Option<Secret>,
     /// How many replicas of Redis should have a change before it counts as done.
     pub wait_replicas: u16,
+    /// How records are written (the first) and read (all of them). Empty: in clear.
+    pub encryption_key_files: Vec<Sealing>,
+    /// Whether records in clear are read, too, where there are keys.
+    pub accept_clear: bool,
+    /// What becomes of a record that cannot be read.
+    pub on_unreadable: OnUnreadable,
 }
 
 /// `store.tls`: the content of PEM files.
@@ -209,6 +216,15 @@ pub enum OnStoreError {
     Reject,
     /// Forwarded without a session.
     Stateless,
+}
+
+/// `store.on_unreadable`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnreadable {
+    /// It stays, and its requests are treated as in an outage.
+    Reject,
+    /// It is removed, and its requests begin without a session.
+    Replace,
 }
 
 /// `route.session`.

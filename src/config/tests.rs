@@ -428,6 +428,12 @@ const WRONG: &[(&str, &str)] = &[
     // Contradictions.
     ("server.listen = \"[::]:1\"\nops.listen = \"[::1]:1\"", "bridge.toml:2: ops.listen: server.listen and ops.listen are the same address"),
     ("[install_id]\nheader = \"\"\nbody_pointer = \"\"", "bridge.toml:2: install_id.header: header and body_pointer are both off, so no request could have an Install ID"),
+    ("store.encryption_key_files = [\"/nowhere/key\"]", "bridge.toml:1: store.encryption_key_files: cannot read the file: No such file or directory (os error 2)"),
+    ("[store]\nencryption_key_files = [\"clear\",\n\"clear\"]", "bridge.toml:2: store.encryption_key_files: \"clear\" is listed twice"),
+    ("store.encryption_key_file = []", "bridge.toml:1: store.encryption_key_file: unknown key; did you mean `encryption_key_files`?"),
+    ("[store]\naccept_clear = false", "bridge.toml:2: store.accept_clear: without a key in encryption_key_files, sessions are stored in clear, and could not be read"),
+    ("[store]\nencryption_key_files = [\"clear\"]\naccept_clear = false", "bridge.toml:3: store.accept_clear: without a key in encryption_key_files, sessions are stored in clear, and could not be read"),
+    ("store.on_unreadable = \"ignore\"", "bridge.toml:1: store.on_unreadable: unknown value, expected \"reject\" or \"replace\""),
     ("session.cookies = []", "bridge.toml:1: session.cookies: no cookie would be kept, so there would never be a session; [\"*\"] keeps all"),
     ("session.cookies = [\"A*\"]\nsession.id_cookies = [\"A1\", \"B\"]", "bridge.toml:2: session.id_cookies: names a cookie that session.cookies does not keep"),
     ("[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a\"\nauth = true", "bridge.toml:3: route.path: an earlier route has the same path and methods, and the first match wins"),
@@ -447,7 +453,6 @@ const WRONG: &[(&str, &str)] = &[
     ("[session]\nprefetch = 1", "bridge.toml:2: session.prefetch is not available in this version"),
     ("[session]\nderive = {}", "bridge.toml:2: session.derive is not available in this version"),
     ("[session]\nlost = {}", "bridge.toml:2: session.lost is not available in this version"),
-    ("[store]\nencryption_key_files = []", "bridge.toml:2: store.encryption_key_files is not available in this version"),
     ("session.create = \"prefetch\"", "bridge.toml:1: session.create: \"prefetch\" is not available in this version"),
     ("session.create = \"derive\"", "bridge.toml:1: session.create: \"derive\" is not available in this version"),
     ("upstream.http2 = true", "bridge.toml:1: upstream.http2: true is not available in this version"),
@@ -711,6 +716,9 @@ fn no_error_shows_a_value() {
         "session.max_age",
         "session.create",
         "session.on_store_error",
+        "store.encryption_key_files",
+        "store.accept_clear",
+        "store.on_unreadable",
         "session.lost",
         "store.url",
         "store.timeout",
@@ -800,6 +808,70 @@ fn api_keys_come_from_a_file_with_one_key_a_line() {
     let errors = with("key\n", "api_keys = [\"other\"]").unwrap_err();
     assert!(errors.contains("api_keys and api_keys_file are both set"), "{errors}");
     with("key\n", "api_keys = []").unwrap();
+}
+
+#[test]
+fn sealing_keys_come_from_files_and_no_two_are_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let one = file("one.key", "AwsTGyMrMztDS1NbY2tze4OLk5ujq7O7w8vT2+Pr8/s=\n");
+    let same = file(
+        "same.key",
+        "030b131b232b333b434b535b636b737b838b939ba3abb3bbc3cbd3dbe3ebf3fb",
+    );
+    let short = file("short.key", "c2hvcnQ=\n");
+    let with = |entries: &[&str]| with_upstream(&format!("[store]\nencryption_key_files = {entries:?}"));
+
+    assert!(with(&[]).unwrap().store.encryption_key_files.is_empty());
+    let config = with(&["clear", &one]).unwrap();
+    let [Sealing::Clear, Sealing::Key(key)] = &config.store.encryption_key_files[..] else {
+        panic!("{config:?}");
+    };
+    assert_eq!(key.path.display().to_string(), one);
+    assert_eq!(key.key.expose()[..3], [3, 11, 19]);
+    assert!(!format!("{config:?}").contains("11, 19"));
+    let from_environment = load(
+        UPSTREAM,
+        &[("SESSION_BRIDGE_STORE__ENCRYPTION_KEY_FILES", &format!("{one}, clear"))],
+    );
+    assert_eq!(from_environment.unwrap().store.encryption_key_files.len(), 2);
+
+    let errors = with(&[&one, &same]).unwrap_err();
+    assert_eq!(
+        errors,
+        format!("bridge.toml:2: store.encryption_key_files: {one} and {same} hold the same key")
+    );
+    let errors = with(&[&short]).unwrap_err();
+    let wanted = format!("bridge.toml:2: store.encryption_key_files: {short}: holds a key of 5 bytes");
+    assert!(errors.starts_with(&wanted), "{errors}");
+    // A key in place of its file is not repeated.
+    let errors = with(&["AwsTGyMrMztDS1NbY2tze4OLk5ujq7O7w8vT2+Pr8/s="]).unwrap_err();
+    assert!(
+        errors.contains("cannot read the file") && !errors.contains("AwsT"),
+        "{errors}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_sealing_key_that_others_may_read_is_noted() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    std::fs::write(&path, "AwsTGyMrMztDS1NbY2tze4OLk5ujq7O7w8vT2+Pr8/s=").unwrap();
+    for (mode, noted) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let list = [path.display().to_string()];
+        let config = with_upstream(&format!("[store]\nencryption_key_files = {list:?}")).unwrap();
+        assert!(
+            matches!(&config.store.encryption_key_files[..], [Sealing::Key(key)] if key.readable_by_others == noted),
+            "{mode:o}"
+        );
+    }
 }
 
 #[test]

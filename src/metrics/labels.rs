@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
-use crate::session::store::StoreError;
+use crate::session::store::{Flaw, StoreError};
 
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
@@ -127,6 +127,8 @@ label! {
         Replace = "replace",
         /// Removing a record.
         Remove = "remove",
+        /// Removing what cannot be read.
+        Discard = "discard",
         /// Moving the expiry of a record.
         Touch = "touch",
         /// Taking a lease.
@@ -149,8 +151,10 @@ label! {
         Unavailable = "unavailable",
         /// No answer in time to a read.
         Timeout = "timeout",
-        /// What it holds cannot be read.
+        /// What it holds or answers makes no sense.
         Corrupt = "corrupt",
+        /// The record cannot be read.
+        Unreadable = "unreadable",
         /// The answer to a change was lost.
         Ambiguous = "ambiguous",
     }
@@ -163,7 +167,36 @@ impl<T> From<&Result<T, StoreError>> for StoreResult {
             Err(StoreError::Unavailable(_)) => Self::Unavailable,
             Err(StoreError::Timeout) => Self::Timeout,
             Err(StoreError::Corrupt(_)) => Self::Corrupt,
+            Err(StoreError::Unreadable(_)) => Self::Unreadable,
             Err(StoreError::Ambiguous(_)) => Self::Ambiguous,
+        }
+    }
+}
+
+label! {
+    /// Why a record cannot be read.
+    RecordFlaw {
+        /// Sealed with a key that this replica does not have.
+        UnknownKey = "unknown_key",
+        /// Its seal is broken.
+        NotAuthentic = "not_authentic",
+        /// In clear where only sealed ones are accepted.
+        NotSealed = "not_sealed",
+        /// Of a format that this version does not know.
+        UnknownFormat = "unknown_format",
+        /// Its content makes no sense.
+        Garbled = "garbled",
+    }
+}
+
+impl From<Flaw> for RecordFlaw {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::UnknownKey => Self::UnknownKey,
+            Flaw::NotAuthentic => Self::NotAuthentic,
+            Flaw::NotSealed => Self::NotSealed,
+            Flaw::UnknownFormat => Self::UnknownFormat,
+            Flaw::Garbled => Self::Garbled,
         }
     }
 }

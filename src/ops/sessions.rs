@@ -157,7 +157,13 @@ fn no_session() -> Response<Body> {
 }
 
 fn store_failed(failure: &StoreError) -> Response<Body> {
-    error(StatusCode::SERVICE_UNAVAILABLE, &failure.to_string())
+    match failure {
+        StoreError::Unreadable(unreadable) => {
+            let text = format!("this installation has a session, but {unreadable}; ending it removes the record");
+            error(StatusCode::CONFLICT, &text)
+        }
+        _ => error(StatusCode::SERVICE_UNAVAILABLE, &failure.to_string()),
+    }
 }
 
 #[cfg(test)]

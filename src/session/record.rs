@@ -1,24 +1,27 @@
 //! What the store holds for one installation: the jar, and what is needed to judge a late response.
 //!
-//! A record is encoded as one format byte followed by [postcard](https://postcard.jamesmunns.com/wire-format) data.
-//! The version and the expiry are not part of it: they belong to the store, which compares and moves them without
-//! reading the record.
+//! How it is encoded, and how that may change from version to version, is told in `record/form.rs`. The version of the
+//! record and the expiry are not part of it: they belong to the store, which compares and moves them without reading the
+//! record.
+
+mod form;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::clock::Timestamp;
 use super::cookie::{Cookie, CookieKey};
 use super::glob::Glob;
 use super::jar::Jar;
-use super::store::{Payload, StoreError, Stored, Version};
+use super::store::{Stored, Unreadable, Version};
 
-/// The format this version writes and reads.
-const FORMAT: u8 = 1;
+pub use form::FIRST_SEALED;
+use form::Sections;
 
 /// No request is in flight for longer than this: what changed before need not be remembered.
 const IN_FLIGHT_HORIZON: Duration = Duration::from_secs(3600);
@@ -60,6 +63,9 @@ pub struct Record {
     pub(super) settles_at: Option<Timestamp>,
     pub(super) jar: Jar,
     history: Vec<Changes>,
+    /// Encoded by themselves, after all of the above.
+    #[serde(skip)]
+    sections: Sections,
 }
 
 impl fmt::Debug for Record {
@@ -82,6 +88,7 @@ impl Record {
             settles_at: None,
             jar: Jar::new(),
             history: Vec::new(),
+            sections: Sections::default(),
         }
     }
 
@@ -173,30 +180,6 @@ impl Record {
             None => recorded.max(self.jar.get(key).map(|_| self.born_rank)),
         }
     }
-
-    /// The stored form. Secret.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`] when the encoder refuses, which nothing that a record can hold makes it do.
-    pub fn encode(&self) -> Result<Payload, StoreError> {
-        postcard::to_extend(self, vec![FORMAT])
-            .map(|bytes| Payload(Bytes::from(bytes)))
-            .map_err(|error| StoreError::Corrupt(format!("record: {error}")))
-    }
-
-    /// Reads the stored form.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`] for anything that [`Record::encode`] of this version did not write.
-    pub fn decode(payload: &Payload) -> Result<Self, StoreError> {
-        match payload.0.split_first() {
-            Some((&FORMAT, encoded)) => {
-                postcard::from_bytes(encoded).map_err(|error| StoreError::Corrupt(format!("record: {error}")))
-            }
-            Some((format, _)) => Err(StoreError::Corrupt(format!("record of unknown format {format}"))),
-            None => Err(StoreError::Corrupt("empty record".to_owned())),
-        }
-    }
 }
 
 const fn index(rank: Rank) -> usize {
@@ -275,9 +258,9 @@ impl Snapshot {
     /// Reads what the store returned.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when it cannot be read.
-    pub fn read(stored: &Stored) -> Result<Arc<Self>, StoreError> {
-        let record = Record::decode(&stored.payload)?;
+    /// [`Unreadable`], with the version, when it cannot be read.
+    pub fn read(stored: &Stored) -> Result<Arc<Self>, Unreadable> {
+        let record = Record::decode(&stored.payload).map_err(|unreadable| unreadable.of(stored.version))?;
         Ok(Arc::new(Self {
             version: stored.version,
             expires_at: stored.expires_at,

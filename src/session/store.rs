@@ -13,9 +13,13 @@
 //! * **No record outlives its expiry**, and none is ever without one; an expired record is never returned, nor does it
 //!   make a [`SessionStore::create`] lose.
 //! * **A lease dies with its holder**: it is gone once its time has passed without a renewal.
+//! * **What cannot be read is left alone.** A record that is damaged, sealed with an unknown key, or of a later form is
+//!   [`StoreError::Unreadable`] to every call that would have to read or overwrite it. It goes only when somebody who
+//!   was told so removes it: see [`Unreadable::version`].
 //! * **Fencing**: a write that carries a [`LeaseToken`] takes effect only while that token holds the lease, judged
 //!   by the store at the moment of the write, never by a clock of the caller.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -170,8 +174,10 @@ pub enum StoreError {
     Unavailable(String),
     /// No answer within the deadline to a call that changes nothing.
     Timeout,
-    /// What the store holds cannot be read; the text says what is wrong with it, never what it holds.
+    /// What the store holds or answers makes no sense, beyond one record; the text never says what it holds.
     Corrupt(String),
+    /// The record cannot be read; the store itself is well.
+    Unreadable(Unreadable),
     /// The call may or may not have taken effect: the answer to a change was lost. Read before deciding.
     Ambiguous(String),
 }
@@ -184,6 +190,7 @@ impl StoreError {
             Self::Unavailable(_) => "unavailable",
             Self::Timeout => "timeout",
             Self::Corrupt(_) => "corrupt",
+            Self::Unreadable(_) => "unreadable",
             Self::Ambiguous(_) => "ambiguous",
         }
     }
@@ -195,12 +202,80 @@ impl fmt::Display for StoreError {
             Self::Unavailable(why) => write!(f, "the store is unavailable: {why}"),
             Self::Timeout => write!(f, "the store did not answer in time"),
             Self::Corrupt(what) => write!(f, "the store holds something unreadable: {what}"),
+            Self::Unreadable(unreadable) => write!(f, "{unreadable}"),
             Self::Ambiguous(why) => write!(f, "the store's answer was lost, the change may have happened: {why}"),
         }
     }
 }
 
 impl std::error::Error for StoreError {}
+
+/// Why a record cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// It is sealed with a key that this replica does not have.
+    UnknownKey,
+    /// It does not pass the check of its seal: it was changed, or belongs to another installation or version.
+    NotAuthentic,
+    /// It is in clear where only sealed ones are accepted.
+    NotSealed,
+    /// It has a format that this version does not know: most likely a later version wrote it.
+    UnknownFormat,
+    /// Its format is known and its content makes no sense.
+    Garbled,
+}
+
+/// A record that cannot be read: why, and how to be rid of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Why.
+    pub flaw: Flaw,
+    /// The version, where the store could tell: [`SessionStore::remove`] takes it away. Where it could not,
+    /// [`SessionStore::discard`] does.
+    pub version: Option<Version>,
+    /// More words on it, for operators; never what it holds.
+    detail: Cow<'static, str>,
+}
+
+impl Unreadable {
+    /// A record without a version that can be told. `detail` never says what it holds.
+    #[must_use]
+    pub fn new(flaw: Flaw, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            flaw,
+            version: None,
+            detail: detail.into(),
+        }
+    }
+
+    /// The same of a record of that version.
+    #[must_use]
+    pub fn of(self, version: Version) -> Self {
+        Self {
+            version: Some(version),
+            ..self
+        }
+    }
+}
+
+impl From<Unreadable> for StoreError {
+    fn from(unreadable: Unreadable) -> Self {
+        Self::Unreadable(unreadable)
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.flaw {
+            Flaw::UnknownKey => "it is sealed with a key that this replica does not have",
+            Flaw::NotAuthentic => "its seal is broken",
+            Flaw::NotSealed => "it is in clear, and only sealed records are accepted",
+            Flaw::UnknownFormat => "its format is unknown to this version",
+            Flaw::Garbled => "it is garbled",
+        };
+        write!(f, "the record cannot be read: {what} ({})", self.detail)
+    }
+}
 
 /// What all replicas share. See the [module](self) for what each call promises.
 ///
@@ -212,8 +287,7 @@ pub trait SessionStore: Send + Sync + 'static {
     /// The record of `key` and the state of its lease, as of one moment.
     fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)>;
 
-    /// Stores a record where there is none. With `fence`, only while that token holds the lease. What is there but
-    /// cannot be read may be taken for nothing: whoever looked first was told that it is [`StoreError::Corrupt`].
+    /// Stores a record where there is none. With `fence`, only while that token holds the lease.
     fn create<'a>(&'a self, key: &'a Key, new: NewRecord, fence: Option<LeaseToken>) -> StoreFuture<'a, Created>;
 
     /// Stores `new` in place of the record that has the version `expected`.
@@ -228,6 +302,10 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// Removes the record if it has the version `expected`.
     fn remove<'a>(&'a self, key: &'a Key, expected: Version) -> StoreFuture<'a, Removed>;
+
+    /// Removes what lies under `key` if the store cannot read it as a record at all ([`Unreadable`] without a version),
+    /// and leaves a record alone. `true` when something was removed.
+    fn discard<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, bool>;
 
     /// Moves the expiry of the record to `ttl` from now, if it still has the version `expected`; otherwise does
     /// nothing. `true` when it was moved. The record itself is not rewritten and keeps its version.

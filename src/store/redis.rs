@@ -11,10 +11,9 @@
 //!   [`StoreError::Ambiguous`]; to a read, [`StoreError::Timeout`] or [`StoreError::Unavailable`]. Without a
 //!   connection, calls fail with [`StoreError::Unavailable`]: within the deadline at first, at once when the outage
 //!   has lasted longer than that.
-//! * **What is not ours.** A value under a record's key that is no record is [`StoreError::Corrupt`] to every call but
-//!   two: a `create` takes its place, and a `touch` finds no such version. (To `observe`, a value that is no string is
-//!   absent: so Redis answers there.) So it is the caller who decides whether an
-//!   unreadable record is to be kept for inspection or started over.
+//! * **What is not ours.** A value under a record's key that is no record, or one of a later layout, is
+//!   [`StoreError::Unreadable`] and never overwritten: only a `discard` takes it away. (A `touch` finds no such version
+//!   there. To `observe`, a value that is no string is absent: so Redis answers.)
 
 mod cluster;
 mod dial;
@@ -46,8 +45,8 @@ use self::sentinel::{Question, Sentinels};
 use self::server::{Effect, Failure, Server};
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::store::{
-    Acquired, BARREN_MEMORY, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
-    SessionStore, StoreError, StoreFuture, StoreStats, Stored, Version,
+    Acquired, BARREN_MEMORY, Created, Flaw, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
+    SessionStore, StoreError, StoreFuture, StoreStats, Stored, Unreadable, Version,
 };
 
 /// Records and leases in Redis.
@@ -258,7 +257,7 @@ fn fence_bytes(fence: Option<LeaseToken>) -> Vec<u8> {
 /// What a refusal means. Nothing was changed by it. Of the server's text only what does not repeat our arguments.
 fn refused(error: &ServerError) -> StoreError {
     if error.code() == "WRONGTYPE" {
-        return StoreError::Corrupt("a key of the store holds a value of another type".into());
+        return Unreadable::new(Flaw::Garbled, "a key of the store holds a value of another type").into();
     }
     let details = error.details().unwrap_or_default();
     let details = details.split(", with args").next().unwrap_or_default();
@@ -277,7 +276,7 @@ fn unexpected<T>() -> Result<T, StoreError> {
 fn record(value: Value) -> Result<Option<Stored>, StoreError> {
     match value {
         Value::Nil => Ok(None),
-        Value::BulkString(bytes) => parse_record(bytes).map(Some),
+        Value::BulkString(bytes) => Ok(Some(parse_record(bytes)?)),
         _ => unexpected(),
     }
 }
@@ -327,7 +326,7 @@ impl SessionStore for RedisStore {
             {
                 Answer::Done => Ok(Created::Won),
                 Answer::Fenced => Ok(Created::Fenced),
-                Answer::Found(there) => parse_record(there).map(Created::Lost),
+                Answer::Found(there) => Ok(Created::Lost(parse_record(there)?)),
                 Answer::Number(_) | Answer::Nothing | Answer::Unknown => unexpected(),
             }
         })
@@ -349,7 +348,7 @@ impl SessionStore for RedisStore {
             {
                 Answer::Done => Ok(Replaced::Done),
                 Answer::Fenced => Ok(Replaced::Fenced),
-                Answer::Found(there) => parse_record(there).map(|there| Replaced::Conflict(Some(there))),
+                Answer::Found(there) => Ok(Replaced::Conflict(Some(parse_record(there)?))),
                 Answer::Nothing => Ok(Replaced::Conflict(None)),
                 Answer::Number(_) | Answer::Unknown => unexpected(),
             }
@@ -364,10 +363,20 @@ impl SessionStore for RedisStore {
                 .await?
             {
                 Answer::Done => Ok(Removed::Done),
-                Answer::Found(there) => parse_record(there).map(|there| Removed::Conflict(Some(there))),
+                Answer::Found(there) => Ok(Removed::Conflict(Some(parse_record(there)?))),
                 Answer::Nothing => Ok(Removed::Conflict(None)),
                 Answer::Fenced | Answer::Number(_) | Answer::Unknown => unexpected(),
             }
+        })
+    }
+
+    fn discard<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            done(
+                &self
+                    .change(&scripts::DISCARD, &self.fenced_keys(key, None), &[])
+                    .await?,
+            )
         })
     }
 

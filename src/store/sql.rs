@@ -284,6 +284,23 @@ impl SessionStore for SqliteStore {
         Box::pin(self.change(key, move |slot, now| slot.remove(now, expected)))
     }
 
+    fn discard<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            if self.closed.load(Ordering::Acquire) {
+                return Err(closed());
+            }
+            let (reply, answer) = oneshot::channel();
+            let asked = async {
+                let order = Order::Discard(*key, reply);
+                self.orders.send(order).await.map_err(|_| closed())?;
+                answer.await.map_err(|_| closed())?
+            };
+            tokio::time::timeout(self.timeout, asked)
+                .await
+                .unwrap_or_else(|_| Err(StoreError::Ambiguous("not on the disk in time".into())))
+        })
+    }
+
     fn touch<'a>(&'a self, key: &'a Key, expected: Version, ttl: Duration) -> StoreFuture<'a, bool> {
         Box::pin(self.change(key, move |slot, now| slot.touch(now, expected, ttl)))
     }

@@ -21,6 +21,7 @@ mod gate;
 mod outage;
 mod proxying;
 mod redundancy;
+mod sealing;
 mod secrets;
 mod shutdown;
 mod single_flight;

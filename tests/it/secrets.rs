@@ -15,6 +15,10 @@ use crate::support::{InstallId, local, scaled};
 const API_KEY: &str = "apikeyneedle-5f0c1d";
 const WRONG_KEY: &str = "wrongkeyneedle-77aa";
 const STORE_PASSWORD: &str = "storepasswordneedle";
+/// What records are sealed with, as its file has it.
+const SEALING_KEY: &str = "5ea11e0c0ffee1234567890abcdef00d11223344556677889900aabbccddeeff";
+/// Parts of it: as above, as base64 in lower case, as a list of numbers.
+const SEALING_KEY_PARTS: [&str; 3] = ["5ea11e0c0ffee", "xqeeda/+4snf", "94, 161, 30"];
 /// In every cookie that the client sends, which goes nowhere.
 const CLIENT_COOKIE: &str = "clientcookieneedle";
 /// In every cookie that the backend sets besides its session.
@@ -24,7 +28,7 @@ const BACKEND_COOKIE: &str = "backendcookieneedle";
 fn assert_no_secret_in(place: &str, text: &str) {
     let lower = text.to_lowercase();
     let bare_id = InstallId::MARK.replace('-', "");
-    for needle in [
+    let needles = [
         API_KEY,
         WRONG_KEY,
         STORE_PASSWORD,
@@ -32,7 +36,8 @@ fn assert_no_secret_in(place: &str, text: &str) {
         BACKEND_COOKIE,
         InstallId::MARK,
         &bare_id,
-    ] {
+    ];
+    for needle in needles.into_iter().chain(SEALING_KEY_PARTS) {
         if let Some(line) = lower.lines().find(|line| line.contains(needle)) {
             panic!("{needle} is in {place}: {line}");
         }
@@ -53,11 +58,15 @@ async fn neither_logs_nor_metrics_nor_refusals_nor_redis_keys_show_a_secret() {
     let redis = RedisServer::start_with(&["--user", "bridge", "on", &password, "~*", "&*", "+@all"]);
     let gate = Gate::to(local(redis.port())).await;
     let api_keys = vec![toml::Value::from(API_KEY)];
+    let sealing_key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(sealing_key.path(), SEALING_KEY).unwrap();
+    let sealing_keys = vec![toml::Value::from(sealing_key.path().to_str().unwrap())];
     let bridge = Bridge::before(&shop.url())
         .store(&format!("redis://bridge:{STORE_PASSWORD}@127.0.0.1:{}/0", gate.port()))
         .id_cookies(&["sid"])
         .auth_paths(&["/login*", "/logout*"])
         .set("access.api_keys", api_keys)
+        .set("store.encryption_key_files", sealing_keys)
         .set("upstream.response_timeout", "400ms")
         .set("log.level", "trace")
         .start()
@@ -80,6 +89,10 @@ async fn neither_logs_nor_metrics_nor_refusals_nor_redis_keys_show_a_secret() {
         bridge.ok(Call::post("/basket").of(id).header("key", API_KEY)).await;
     }
     let keys = redis.keys();
+    // One record that the key opens no more: that is told too.
+    let sealed = keys.iter().find(|name| name.ends_with('}')).expect("a record");
+    redis.command(&["SETRANGE", sealed, "40", "broken"]);
+    stream::iter(0..requests / 4).for_each_concurrent(8, exchange).await;
     gate.cut();
     stream::iter(0..100).for_each_concurrent(8, exchange).await;
 
@@ -97,6 +110,7 @@ async fn neither_logs_nor_metrics_nor_refusals_nor_redis_keys_show_a_secret() {
         logs.contains("TRACE") || logs.contains("DEBUG"),
         "the log is at its most talkative"
     );
+    assert!(logs.contains("a record cannot be read"), "the broken record was met");
     assert_no_secret_in("the log", &logs);
     assert_no_secret_in("the metrics", &bridge.metrics().await);
     let session = bridge.ops(Call::get(&format!("/sessions/{}", ids[0].as_str()))).await;

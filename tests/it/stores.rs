@@ -4,6 +4,7 @@ mod cluster;
 mod contract;
 mod memory;
 mod redis;
+mod sealed;
 mod secured;
 mod sentinel;
 mod sqlite;

@@ -15,7 +15,7 @@
 use bytes::Bytes;
 
 use crate::session::clock::Timestamp;
-use crate::session::store::{Key, LeaseToken, NewRecord, Payload, StoreError, Stored, Version};
+use crate::session::store::{Flaw, Key, LeaseToken, NewRecord, Payload, Stored, Unreadable, Version};
 
 /// The first byte of a record. Scripts compare it along with the version.
 const FORMAT: u8 = 1;
@@ -69,16 +69,15 @@ pub(super) fn record_bytes(new: &NewRecord, expires_at: Timestamp) -> Vec<u8> {
 }
 
 /// The record in a value; the payload is not copied.
-pub(super) fn parse_record(value: Vec<u8>) -> Result<Stored, StoreError> {
+pub(super) fn parse_record(value: Vec<u8>) -> Result<Stored, Unreadable> {
     let value = Bytes::from(value);
     let Some(([format, numbers @ ..], _)) = value.split_first_chunk::<HEAD_LEN>() else {
-        return Err(StoreError::Corrupt(format!(
-            "a record of {} bytes, too short to be one",
-            value.len()
-        )));
+        let detail = format!("a value of {} bytes, too short for a record", value.len());
+        return Err(Unreadable::new(Flaw::Garbled, detail));
     };
     if *format != FORMAT {
-        return Err(StoreError::Corrupt(format!("a record of the unknown format {format}")));
+        let detail = format!("a value of the layout {format}; this version knows {FORMAT}");
+        return Err(Unreadable::new(Flaw::UnknownFormat, detail));
     }
     let number = |from: usize, len: usize| {
         numbers
@@ -132,15 +131,13 @@ mod tests {
     }
 
     #[test]
-    fn a_short_value_and_an_unknown_format_are_corrupt() {
+    fn a_short_value_and_an_unknown_format_are_unreadable() {
+        let flaw = |value: &[u8]| parse_record(value.to_vec()).unwrap_err().flaw;
         let mut value = record_bytes(&new(), Timestamp::MAX);
-        assert!(matches!(
-            parse_record(value[..20].to_vec()),
-            Err(StoreError::Corrupt(_))
-        ));
+        assert_eq!(flaw(&value[..20]), Flaw::Garbled);
         assert!(parse_record(value[..21].to_vec()).is_ok());
         value[0] = 2;
-        assert!(matches!(parse_record(value), Err(StoreError::Corrupt(_))));
+        assert_eq!(flaw(&value), Flaw::UnknownFormat);
     }
 
     #[test]

@@ -120,14 +120,13 @@ macro_rules! lua {
 }
 
 lua!(
-    /// Record, and the lease if there is a fence; `value, ttl in ms, fence or ""` → done, fenced, or the record that is
-    /// there. A value that is no record (too short, of an unknown format, of another type) is in nobody's way: it is
-    /// overwritten.
+    /// Record, and the lease if there is a fence; `value, ttl in ms, fence or ""` → done, fenced, or what is there, be it
+    /// a record or not.
     CREATE,
     "local lease = KEYS[2] or ARGV[4]\n",
     "if ARGV[3] ~= '' and redis.call('GET', lease) ~= ARGV[3] then return -2 end\n",
-    "local there = redis.pcall('GET', KEYS[1])\n",
-    "if type(there) == 'string' and #there >= 21 and string.byte(there) == 1 then return there end\n",
+    "local there = redis.call('GET', KEYS[1])\n",
+    "if there then return there end\n",
     "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n",
     "return -1"
 );
@@ -145,6 +144,15 @@ lua!(
     /// Record; `expected format and version` → done, the record that is there, or nothing.
     REMOVE,
     "if redis.call('GETRANGE', KEYS[1], 0, 12) ~= ARGV[1] then return redis.call('GET', KEYS[1]) end\n",
+    "redis.call('DEL', KEYS[1])\n",
+    "return -1"
+);
+lua!(
+    /// Record → done when there was a value and it was no record, or nothing.
+    DISCARD,
+    "local there = redis.pcall('GET', KEYS[1])\n",
+    "if not there then return false end\n",
+    "if type(there) == 'string' and #there >= 21 and string.byte(there) == 1 then return false end\n",
     "redis.call('DEL', KEYS[1])\n",
     "return -1"
 );

@@ -19,7 +19,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{ConnectOptions, Row};
 
 use crate::session::clock::Timestamp;
-use crate::session::store::{Key, Payload, StoreError, Stored, Version};
+use crate::session::store::{Flaw, Key, Payload, StoreError, Stored, Unreadable, Version};
 use crate::store::OpenError;
 
 /// The version of the schema that this program reads and writes.
@@ -103,14 +103,15 @@ pub(super) async fn select(connection: &mut SqliteConnection, key: &Key) -> Resu
         .bind(key.as_bytes().as_slice())
         .fetch_optional(connection)
         .await;
-    row.map_err(|error| failed(&error))?.map(|row| stored(&row)).transpose()
+    let row = row.map_err(|error| failed(&error))?;
+    Ok(row.map(|row| stored(&row)).transpose()?)
 }
 
-fn stored(row: &SqliteRow) -> Result<Stored, StoreError> {
+fn stored(row: &SqliteRow) -> Result<Stored, Unreadable> {
     let fields = || -> sqlx::Result<(i64, i64, i64, Vec<u8>)> {
         Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
     };
-    let corrupt = || StoreError::Corrupt("a row of the table with a value out of place".into());
+    let corrupt = || Unreadable::new(Flaw::Garbled, "a row of the table with a value out of place");
     let (seq, nonce, expires_at, payload) = fields().map_err(|_| corrupt())?;
     Ok(Stored {
         version: Version {
@@ -143,6 +144,19 @@ pub(super) async fn write(
             .bind(after.payload.0.as_ref()),
     };
     query.execute(connection).await.map(drop)
+}
+
+/// Deletes the row of `key` if it cannot be read as a record, and says whether it did. Nobody else may write meanwhile.
+pub(super) async fn discard(connection: &mut SqliteConnection, key: &Key) -> Result<bool, StoreError> {
+    match select(connection, key).await {
+        Err(StoreError::Unreadable(_)) => {}
+        other => return other.map(|_| false),
+    }
+    let deleted = sqlx::query(DELETE)
+        .bind(key.as_bytes().as_slice())
+        .execute(connection)
+        .await;
+    deleted.map(|_| true).map_err(|error| failed(&error))
 }
 
 /// Deletes what had expired by `now`, the oldest first, `limit` rows at most, and says which.

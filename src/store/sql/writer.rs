@@ -32,6 +32,8 @@ const SWEEP_BATCH: u32 = 100;
 pub(super) enum Order {
     /// A change.
     Change(Box<dyn Change>),
+    /// To delete what cannot be read as a record, and say whether there was any.
+    Discard(Key, oneshot::Sender<Result<bool, StoreError>>),
     /// To say whether it can write.
     Probe(oneshot::Sender<Result<(), StoreError>>),
     /// To end, once all that was asked before is done.
@@ -155,15 +157,21 @@ impl Writer {
     /// Carries out `orders`. Those after a [`Order::Close`] are dropped: whoever sent them sees that.
     async fn serve(&mut self, orders: &mut Vec<Order>) -> Option<oneshot::Sender<()>> {
         let mut changes = Vec::with_capacity(orders.len());
+        let mut discards = Vec::new();
         let mut probes = Vec::new();
         let mut closing = None;
         for order in orders.drain(..) {
             match order {
                 Order::Change(change) if closing.is_none() => changes.push(change),
+                Order::Discard(key, reply) if closing.is_none() => discards.push((key, reply)),
                 Order::Probe(probe) => probes.push(probe),
-                Order::Change(_) => {}
+                Order::Change(_) | Order::Discard(..) => {}
                 Order::Close(told) => closing = Some(told),
             }
+        }
+        for (key, reply) in discards {
+            // Such a row is never in memory, so there is nothing to forget.
+            let _ = reply.send(table::discard(&mut self.connection, &key).await);
         }
         self.commit(changes).await;
         if !probes.is_empty() {

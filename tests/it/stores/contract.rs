@@ -63,6 +63,7 @@ cases![
     create_loses_to_a_record_and_leaves_it_alone,
     replace_takes_place_only_of_the_expected_version,
     remove_takes_away_only_the_expected_version,
+    discard_takes_away_no_record,
     touch_moves_nothing_but_the_expiry_of_the_expected_version,
     an_expired_record_is_not_there_for_any_call,
     a_record_lives_by_its_latest_time_to_live,
@@ -192,6 +193,15 @@ async fn remove_takes_away_only_the_expected_version(subject: Arc<Subject>) {
         store.load(&key(1)).await.unwrap().expect("a record").version,
         version(5)
     );
+}
+
+async fn discard_takes_away_no_record(subject: Arc<Subject>) {
+    let store = &subject.store;
+    assert_eq!(store.discard(&key(1)).await, Ok(false));
+    store.create(&key(1), record(1, "first", LONG), None).await.unwrap();
+    let first = store.load(&key(1)).await.unwrap();
+    assert_eq!(store.discard(&key(1)).await, Ok(false));
+    assert_eq!(store.load(&key(1)).await, Ok(first));
 }
 
 async fn touch_moves_nothing_but_the_expiry_of_the_expected_version(subject: Arc<Subject>) {
@@ -734,6 +744,7 @@ async fn a_closed_store_refuses_every_call(subject: Arc<Subject>) {
             .await
             .map(drop),
         store.remove(&key(1), version(1)).await.map(drop),
+        store.discard(&key(1)).await.map(drop),
         store.touch(&key(1), version(1), LONG).await.map(drop),
         store.acquire_lease(&key(1), token(1), LONG).await.map(drop),
         store.renew_lease(&key(1), token(1), LONG).await.map(drop),

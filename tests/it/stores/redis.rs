@@ -10,7 +10,7 @@ use session_bridge::app::open_store;
 use session_bridge::config::{Config, File, Sources};
 use session_bridge::session::clock::{Clock, ManualClock, Timestamp};
 use session_bridge::session::store::{
-    Acquired, BARREN_MEMORY, Created, LeaseEnd, LeaseState, Replaced, SessionStore, StoreError,
+    Acquired, BARREN_MEMORY, Created, Flaw, LeaseEnd, LeaseState, Replaced, SessionStore, StoreError,
 };
 
 use super::contract::{Subject, keeps_the_contract};
@@ -57,7 +57,7 @@ pub(super) async fn open(lines: &str, clock: &ManualClock) -> Result<Arc<dyn Ses
 }
 
 /// A store with this deadline that has found its server.
-async fn connect(server: &RedisServer, timeout: Duration) -> Arc<dyn SessionStore> {
+pub(super) async fn connect(server: &RedisServer, timeout: Duration) -> Arc<dyn SessionStore> {
     let store = connect_as(&server.url(), timeout, "session-bridge:", &Subject::clock()).await;
     eventually("a connection", || async { store.ping().await.is_ok() }).await;
     store
@@ -468,16 +468,19 @@ async fn a_refusal_by_redis_means_that_nothing_happened() {
 }
 
 #[tokio::test]
-async fn a_value_that_is_no_record_is_corrupt_until_a_create_takes_its_place() {
+async fn a_value_that_is_no_record_is_unreadable_and_stays_until_it_is_discarded() {
     let server = RedisServer::start();
     let store = connect(&server, PATIENT).await;
-    let bad: [&[&[u8]]; 4] = [
-        &[b"SET", b"", b"", b"PX", b"100000"],
-        &[b"SET", b"", b"\x01too short", b"PX", b"100000"],
-        &[b"SET", b"", b"\x02a record of a format to come", b"PX", b"100000"],
-        &[b"RPUSH", b"", b"a list"],
+    let bad: [(&[&[u8]], Flaw); 4] = [
+        (&[b"SET", b"", b"", b"PX", b"100000"], Flaw::Garbled),
+        (&[b"SET", b"", b"\x01too short", b"PX", b"100000"], Flaw::Garbled),
+        (
+            &[b"SET", b"", b"\x02a record of a layout to come", b"PX", b"100000"],
+            Flaw::UnknownFormat,
+        ),
+        (&[b"RPUSH", b"", b"a list"], Flaw::Garbled),
     ];
-    for (n, words) in (1..).zip(bad) {
+    for (n, (words, flaw)) in (1..).zip(bad) {
         let name = record_key(n);
         let mut words = words.to_vec();
         words[1] = name.as_bytes();
@@ -489,15 +492,21 @@ async fn a_value_that_is_no_record_is_corrupt_until_a_create_takes_its_place() {
                 .await
                 .map(drop),
             store.remove(&key(n), version(1)).await.map(drop),
+            store.create(&key(n), record(1, "new", LONG), None).await.map(drop),
         ];
         for outcome in outcomes {
-            assert!(matches!(outcome, Err(StoreError::Corrupt(_))), "{n}: {outcome:?}");
+            let Err(StoreError::Unreadable(unreadable)) = outcome else {
+                panic!("{n}: {outcome:?}");
+            };
+            assert_eq!((unreadable.flaw, unreadable.version), (flaw, None), "{n}");
         }
         assert_eq!(
             store.create(&key(n), record(1, "new", LONG), Some(token(1))).await,
             Ok(Created::Fenced)
         );
         assert!(store.load(&key(n)).await.is_err());
+        assert_eq!(store.discard(&key(n)).await, Ok(true));
+        assert_eq!(store.load(&key(n)).await, Ok(None));
         assert_eq!(
             store.create(&key(n), record(1, "new", LONG), None).await,
             Ok(Created::Won)

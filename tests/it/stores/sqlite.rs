@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use session_bridge::session::clock::ManualClock;
 use session_bridge::session::store::{
-    Acquired, BARREN_MEMORY, Created, LeaseEnd, LeaseState, Replaced, SessionStore, StoreError,
+    Acquired, BARREN_MEMORY, Created, Flaw, LeaseEnd, LeaseState, Replaced, SessionStore, StoreError,
 };
 use session_bridge::store::sql::SqliteStore;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -461,7 +461,7 @@ async fn changes_end_by_the_deadline_while_the_file_is_locked() {
 }
 
 #[tokio::test]
-async fn a_row_with_values_out_of_place_is_corrupt() {
+async fn a_row_with_values_out_of_place_is_unreadable_and_stays_until_it_is_discarded() {
     let place = Place::new();
     place.open().await.close().await.unwrap();
     let mut file = place.look().await;
@@ -474,11 +474,24 @@ async fn a_row_with_values_out_of_place_is_corrupt() {
         .unwrap();
     file.close().await.unwrap();
     let store = place.open().await;
-    assert!(matches!(store.load(&key(1)).await, Err(StoreError::Corrupt(_))));
-    let outcome = store.create(&key(1), record(1, "x", LONG), None).await;
-    assert!(matches!(outcome, Err(StoreError::Corrupt(_))), "{outcome:?}");
+    let outcomes = [
+        store.load(&key(1)).await.map(drop),
+        store.create(&key(1), record(1, "x", LONG), None).await.map(drop),
+    ];
+    for outcome in outcomes {
+        let Err(StoreError::Unreadable(unreadable)) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!((unreadable.flaw, unreadable.version), (Flaw::Garbled, None));
+    }
     assert_eq!(
         store.create(&key(2), record(1, "x", LONG), None).await,
+        Ok(Created::Won)
+    );
+    assert_eq!(store.discard(&key(1)).await, Ok(true));
+    assert_eq!(store.load(&key(1)).await, Ok(None));
+    assert_eq!(
+        store.create(&key(1), record(1, "x", LONG), None).await,
         Ok(Created::Won)
     );
 }
