@@ -162,9 +162,10 @@ async fn a_cluster_keeps_the_contract_and_leaves_nothing_without_an_expiry() {
     })
     .await;
     for node in &cluster.nodes[..3] {
-        assert!(node.keys().len() > 10);
+        assert!(!node.keys().is_empty());
         assert_every_key_expires(node);
     }
+    assert!(cluster.nodes[..3].iter().map(|node| node.keys().len()).sum::<usize>() > 50);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
