@@ -4,6 +4,7 @@
 //! translates.
 
 mod admin;
+mod announce;
 mod parts;
 mod probes;
 mod sealing;
@@ -23,13 +24,13 @@ use http::{Request, Response};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::bridge::Bridge;
 use crate::bridge::pending::Pending;
 use crate::bridge::sessions::Sessions;
 use crate::config::Config;
-use crate::lifecycle::{Drain, Ended, Shutdown, Trigger};
+use crate::lifecycle::service_manager::ServiceManager;
+use crate::lifecycle::{Drain, Ended, FORCED_GRACE, Shutdown, Trigger};
 use crate::metrics::{Metrics, Source};
 use crate::ops::{self, Ops, SessionAccess, health::Readiness};
 use crate::session::clock::{Clock, SystemClock};
@@ -53,8 +54,8 @@ pub struct App {
     running: Running,
 }
 
-/// How long the last tasks may take once all connections are gone.
-const LAST_TASKS: Duration = Duration::from_secs(1);
+/// How long the store may take to be closed.
+const CLOSE_STORE: Duration = Duration::from_secs(5);
 
 /// Where the bridge listens.
 #[derive(Clone, Copy, Debug)]
@@ -71,10 +72,7 @@ struct Running {
     pending: Arc<Pending>,
     readiness: Arc<Readiness>,
     probes: probes::Probes,
-    /// Work of the bridge that outlives its requests.
-    tasks: TaskTracker,
-    /// Cancelled when tunnels must end.
-    forced: CancellationToken,
+    service_manager: Option<ServiceManager>,
 }
 
 /// Why the bridge cannot start. The text is for the operator and holds no secret.
@@ -111,7 +109,6 @@ impl App {
         let upstream = upstream(&config.upstream);
         let (readiness, probes) = probes::build(config, Arc::clone(&sessions), upstream.clone());
         let shutdown = Shutdown::new(config.server.drain_delay, config.server.drain_timeout);
-        let (tasks, forced) = (TaskTracker::new(), CancellationToken::new());
         let edge = parts::edge(config, shutdown.drain(), Arc::clone(&clock), Arc::clone(&metrics));
         read_sources(&metrics, &edge.stats, &upstream, &pending, &readiness);
         read_store(&metrics, &store);
@@ -123,8 +120,8 @@ impl App {
                 pending: Arc::clone(&pending),
                 metrics: Arc::clone(&metrics),
                 upstream,
-                tasks: tasks.clone(),
-                forced: forced.clone(),
+                tasks: shutdown.drain().work(),
+                forced: shutdown.drain().forced_token(),
             },
         )?);
         let ops = ops_router(config, Arc::clone(&readiness), metrics, sessions, Arc::clone(&pending));
@@ -142,10 +139,16 @@ impl App {
                 pending,
                 readiness,
                 probes,
-                tasks,
-                forced,
+                service_manager: None,
             },
         })
+    }
+
+    /// Has `manager` told how the bridge is while it [runs](Self::run).
+    #[must_use]
+    pub fn announced_to(mut self, manager: ServiceManager) -> Self {
+        self.running.service_manager = Some(manager);
+        self
     }
 
     /// Where it listens: the real ports, also where the configuration says 0.
@@ -160,71 +163,80 @@ impl App {
         self.shutdown.trigger()
     }
 
-    /// Serves until told to stop, and returns when everything is finished and stored.
+    /// Serves until told to stop, and returns when everything is finished and stored, or was dropped.
     pub async fn run(self) -> Ended {
-        let drain = self.shutdown.drain();
-        let stop = CancellationToken::new();
+        let (drain, trigger) = (self.shutdown.drain(), self.shutdown.trigger());
         let Running {
             store,
             pending,
             readiness,
             probes,
-            tasks,
-            forced,
+            service_manager,
         } = self.running;
-        let left_over = tasks.clone();
+        let stats = Arc::clone(&self.edge.stats);
 
         let operators = tokio::spawn(async move { axum::serve(self.operators, self.ops).await });
         let probing = tokio::spawn(probes.run());
+        let stop = CancellationToken::new();
         let retrying = tokio::spawn({
             let (pending, stop) = (Arc::clone(&pending), stop.clone());
             async move { pending.run(stop).await }
         });
-        watch(&drain, readiness, tasks, forced);
-        let stats = Arc::clone(&self.edge.stats);
+        let announcing = service_manager.map(|manager| {
+            let (readiness, stats) = (Arc::clone(&readiness), Arc::clone(&stats));
+            let longest = self.shutdown.longest() + CLOSE_STORE;
+            tokio::spawn(announce::run(manager, readiness, drain.clone(), stats, longest))
+        });
+        fail_readiness(&drain, readiness);
         let service = TowerToHyperService::new(self.router);
         drain.spawn(server::serve(self.traffic, self.edge, service));
 
-        let ended = self.shutdown.run(|| stats.open.load(Ordering::Relaxed)).await;
+        let mut ended = self.shutdown.run(|| stats.load()).await;
         probing.abort();
-        // What the last requests have left to do, such as giving back a lease.
-        left_over.close();
-        if tokio::time::timeout(LAST_TASKS, left_over.wait()).await.is_err() {
-            tracing::warn!(tasks = left_over.len(), "work was dropped at shutdown");
+        let finished = async {
+            stop.cancel();
+            if retrying.await.is_err() {
+                tracing::error!("the background commits have failed");
+            }
+            close(&*store).await;
+        };
+        tokio::select! {
+            biased;
+            () = finished => {}
+            () = given_up(&trigger) => tracing::warn!("a second signal: not all was brought to its end"),
         }
-        stop.cancel();
-        if retrying.await.is_err() {
-            tracing::error!("the background commits have failed");
+        if !pending.is_empty() {
+            ended = Ended::Dropped;
         }
-        if let Err(error) = store.close().await {
-            tracing::warn!(%error, "the store was not closed cleanly");
-        }
+        // Up to here, what asks about readiness and metrics is answered.
         operators.abort();
+        if let Some(announcing) = announcing {
+            announcing.abort();
+        }
         ended
     }
 }
 
-/// Takes the parts through the stages of the shutdown.
-fn watch(drain: &Drain, readiness: Arc<Readiness>, tasks: TaskTracker, forced: CancellationToken) {
+async fn close(store: &dyn SessionStore) {
+    match tokio::time::timeout(CLOSE_STORE, store.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the store was not closed cleanly"),
+        Err(_) => tracing::warn!("the store was not closed in time"),
+    }
+}
+
+/// Waits for a second signal, and a moment more.
+async fn given_up(trigger: &Trigger) {
+    trigger.aborted().await;
+    tokio::time::sleep(FORCED_GRACE).await;
+}
+
+/// From the beginning of the shutdown this replica is not ready.
+fn fail_readiness(drain: &Drain, readiness: Arc<Readiness>) {
     let draining = drain.draining();
     tokio::spawn(async move {
         draining.await;
         readiness.start_draining();
-    });
-    let closing = drain.closing();
-    let waiting = drain.clone();
-    drain.spawn(async move {
-        closing.await;
-        tasks.close();
-        tokio::select! {
-            () = tasks.wait() => {}
-            () = waiting.forced() => {}
-        }
-    });
-    let force = drain.forced();
-    tokio::spawn(async move {
-        force.await;
-        forced.cancel();
     });
 }
 

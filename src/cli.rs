@@ -168,11 +168,19 @@ pub enum SessionsCommand {
 #[derive(Args, Clone, Debug)]
 pub struct SessionArgs {
     /// The Install ID, as the app sends it
-    #[arg(value_name = "INSTALL_ID")]
+    #[arg(value_name = "INSTALL_ID", value_parser = install_id)]
     pub install_id: Secret,
     /// Which configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
+}
+
+/// Its form is for the bridge to judge. An empty one would ask it for something else.
+fn install_id(text: &str) -> Result<Secret, &'static str> {
+    if text.trim().is_empty() {
+        return Err("an Install ID is never empty");
+    }
+    Ok(Secret::from(text.to_owned()))
 }
 
 /// Which bridge to ask.

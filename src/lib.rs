@@ -15,7 +15,7 @@
 //! # The rules of the layers
 //!
 //! ```text
-//! main → cli → { app, config, telemetry }
+//! main → cli → { app, config, lifecycle, telemetry }
 //!              app → { bridge, store, wire, ops, lifecycle, metrics, config, tls }
 //!                    bridge  → { session, wire, metrics }
 //!                    store   → { session, tls }

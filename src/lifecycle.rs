@@ -12,22 +12,30 @@
 //! While *draining*, readiness fails so that the load balancer looks elsewhere, and the listener serves on: requests
 //! that are on their way still find it. Every response says `Connection: close`, so that clients leave by themselves
 //! before a connection is closed under them. While *closing*, nothing is accepted and idle connections are closed.
+//! When *forced*, requests and tunnels are cut.
+//!
+//! What was cut decides [how it ended](Ended): idle connections never count. Tunnels have no end of their own, so that
+//! closing them at `drain_timeout` is how they end; a second signal cuts them before their time.
+
+pub mod service_manager;
+pub mod signals;
 
 use std::future::Future;
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// How long work that was forced to stop has to let go before [`Shutdown::run`] returns.
-const FORCED_GRACE: Duration = Duration::from_secs(1);
+pub const FORCED_GRACE: Duration = Duration::from_secs(1);
+
+/// How often it is told what is waited for.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// How far the process is on its way out. Stages only ever grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +67,18 @@ pub enum Ended {
     /// All work was finished.
     Clean,
     /// Work was dropped: `drain_timeout` had passed, or a second signal came.
-    Forced,
+    Dropped,
+}
+
+/// What is open at one moment of a shutdown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Connections of clients, idle and upgraded ones included.
+    pub connections: u64,
+    /// Requests that have not been answered to their end.
+    pub requests: u64,
+    /// Upgraded connections.
+    pub tunnels: u64,
 }
 
 /// The side of those who have to stop. Clones share one state.
@@ -72,10 +91,14 @@ pub struct Drain {
 struct Shared {
     /// The same as the tokens say, but readable without their locks, for every request.
     stage: AtomicU8,
+    closing_since: OnceLock<Instant>,
     draining: CancellationToken,
     closing: CancellationToken,
     forced: CancellationToken,
+    /// What accepts and serves connections.
     tracker: TaskTracker,
+    /// What outlives its request.
+    work: TaskTracker,
 }
 
 impl Drain {
@@ -97,6 +120,15 @@ impl Drain {
         self.stage() >= Stage::Draining
     }
 
+    /// Since when nothing new is accepted, once that is so.
+    #[must_use]
+    pub fn closing_since(&self) -> Option<Instant> {
+        if self.stage() < Stage::Closing {
+            return None;
+        }
+        self.shared.closing_since.get().copied()
+    }
+
     /// Waits until the shutdown begins.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static {
         self.shared.draining.clone().cancelled_owned()
@@ -110,6 +142,12 @@ impl Drain {
     /// Waits until everything has to be dropped.
     pub fn forced(&self) -> impl Future<Output = ()> + Send + 'static {
         self.shared.forced.clone().cancelled_owned()
+    }
+
+    /// A token that is cancelled when everything has to be dropped.
+    #[must_use]
+    pub fn forced_token(&self) -> CancellationToken {
+        self.shared.forced.child_token()
     }
 
     /// Starts a task that the shutdown waits for. It is not cut off: one that may run for long minds [`Self::forced`].
@@ -126,7 +164,24 @@ impl Drain {
         self.shared.tracker.token()
     }
 
+    /// Where work is started that outlives its request. The shutdown waits for it once all connections are gone; what
+    /// is left of it when the grace after being forced is over, is dropped.
+    #[must_use]
+    pub fn work(&self) -> TaskTracker {
+        self.shared.work.clone()
+    }
+
+    /// Waits until nothing runs any more. Only work starts work, once the connections are gone.
+    async fn idle(&self) {
+        self.shared.tracker.wait().await;
+        self.shared.work.wait().await;
+    }
+
     fn advance(&self, to: Stage) {
+        if to >= Stage::Closing {
+            // First: who sees the stage finds the time.
+            let _ = self.shared.closing_since.set(Instant::now());
+        }
         self.shared.stage.fetch_max(to as u8, Ordering::AcqRel);
         if to >= Stage::Draining {
             self.shared.draining.cancel();
@@ -134,6 +189,7 @@ impl Drain {
         if to >= Stage::Closing {
             self.shared.closing.cancel();
             self.shared.tracker.close();
+            self.shared.work.close();
         }
         if to >= Stage::Forced {
             self.shared.forced.cancel();
@@ -142,35 +198,31 @@ impl Drain {
 }
 
 /// Tells a [`Shutdown`] to begin; a second time, to stop waiting.
-#[derive(Clone, Debug)]
-pub struct Trigger(mpsc::UnboundedSender<&'static str>);
+#[derive(Clone, Debug, Default)]
+pub struct Trigger(Arc<Fired>);
+
+#[derive(Debug, Default)]
+struct Fired {
+    once: AtomicBool,
+    why: OnceLock<&'static str>,
+    begun: CancellationToken,
+    aborted: CancellationToken,
+}
 
 impl Trigger {
     /// Begins the shutdown, or ends it at once where it has begun. `why` is for the log.
     pub fn fire(&self, why: &'static str) {
-        // Nobody listens any more: the shutdown is over, which is what was asked for.
-        let _ = self.0.send(why);
+        if self.0.once.swap(true, Ordering::AcqRel) {
+            self.0.aborted.cancel();
+        } else {
+            let _ = self.0.why.set(why);
+            self.0.begun.cancel();
+        }
     }
 
-    /// Fires on every SIGTERM and SIGINT from now on.
-    ///
-    /// # Errors
-    /// When the handlers cannot be installed, which leaves the process with the default of dying by them.
-    pub fn on_signals(&self) -> io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let trigger = self.clone();
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    Some(()) = terminate.recv() => trigger.fire("SIGTERM"),
-                    Some(()) = interrupt.recv() => trigger.fire("SIGINT"),
-                    () = trigger.0.closed() => return,
-                    else => return,
-                }
-            }
-        });
-        Ok(())
+    /// Waits until it is fired for the second time.
+    pub fn aborted(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.0.aborted.clone().cancelled_owned()
     }
 }
 
@@ -180,8 +232,16 @@ pub struct Shutdown {
     drain: Drain,
     delay: Duration,
     timeout: Duration,
-    sender: mpsc::UnboundedSender<&'static str>,
-    fired: mpsc::UnboundedReceiver<&'static str>,
+    trigger: Trigger,
+}
+
+/// Why a shutdown goes on to the last stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    /// All the time that was granted has passed.
+    Deadline,
+    /// Nobody wants to wait.
+    Aborted,
 }
 
 impl Shutdown {
@@ -189,13 +249,11 @@ impl Shutdown {
     /// requests have to finish after that (`drain_timeout`).
     #[must_use]
     pub fn new(delay: Duration, timeout: Duration) -> Self {
-        let (sender, fired) = mpsc::unbounded_channel();
         Self {
             drain: Drain::new(),
             delay,
             timeout,
-            sender,
-            fired,
+            trigger: Trigger::default(),
         }
     }
 
@@ -208,147 +266,116 @@ impl Shutdown {
     /// What begins it.
     #[must_use]
     pub fn trigger(&self) -> Trigger {
-        Trigger(self.sender.clone())
+        self.trigger.clone()
+    }
+
+    /// The longest it takes once it has begun.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        self.delay.saturating_add(self.timeout).saturating_add(FORCED_GRACE)
     }
 
     /// Waits to be told, then takes everything through the stages. Returns when nothing runs any more, or when what
-    /// still ran has been dropped. `connections`: how many of clients are open, for the log.
-    pub async fn run(mut self, connections: impl Fn() -> u64 + Send) -> Ended {
-        // `self.sender` keeps the channel open: `recv` ends only by being fired.
-        let why = self.fired.recv().await.unwrap_or_default();
-        tracing::info!(signal = why, delay = ?self.delay, "shutting down: not ready any more");
+    /// still ran has been dropped. `load`: what is open.
+    pub async fn run(self, load: impl Fn() -> Load + Send) -> Ended {
+        self.trigger.0.begun.cancelled().await;
+        let signal = self.trigger.0.why.get().copied().unwrap_or_default();
         self.drain.advance(Stage::Draining);
-        let delay = self.delay;
-        if self.hurried(tokio::time::sleep(delay)).await {
-            return self.force("a second signal", connections()).await;
+        let Load {
+            connections,
+            requests,
+            tunnels,
+        } = load();
+        tracing::info!(
+            signal, delay = ?self.delay, connections, requests, tunnels,
+            "shutting down: not ready any more, serving on"
+        );
+        if self.hurried(tokio::time::sleep(self.delay)).await {
+            return self.force(Cut::Aborted, load()).await;
         }
         self.drain.advance(Stage::Closing);
-        tracing::info!(connections = connections(), timeout = ?self.timeout, "shutting down: closing");
-        let (timeout, tracker) = (self.timeout, self.drain.shared.tracker.clone());
-        let mut in_time = false;
-        let finished = async {
-            in_time = tokio::time::timeout(timeout, tracker.wait()).await.is_ok();
-        };
-        if self.hurried(finished).await {
-            return self.force("a second signal", connections()).await;
+        match self.finish(&load).await {
+            Ok(()) => {
+                tracing::info!("shut down: nothing was dropped");
+                self.drain.advance(Stage::Forced);
+                Ended::Clean
+            }
+            Err(cut) => self.force(cut, load()).await,
         }
-        if !in_time {
-            return self.force("drain_timeout has passed", connections()).await;
+    }
+
+    /// Waits until all is done, and tells now and then for what.
+    async fn finish(&self, load: &(impl Fn() -> Load + Send)) -> Result<(), Cut> {
+        let deadline = Instant::now() + self.timeout;
+        let work = self.drain.work();
+        loop {
+            let Load {
+                connections,
+                requests,
+                tunnels,
+            } = load();
+            let left = deadline.saturating_duration_since(Instant::now());
+            tracing::info!(
+                connections, requests, tunnels, tasks = tasks(&work, tunnels), at_most = ?left,
+                "shutting down: nothing is accepted any more, waiting for what is open"
+            );
+            tokio::select! {
+                biased;
+                () = self.drain.idle() => return Ok(()),
+                () = self.trigger.aborted() => return Err(Cut::Aborted),
+                () = tokio::time::sleep_until(deadline) => return Err(Cut::Deadline),
+                () = tokio::time::sleep(TELL_EVERY) => {}
+            }
         }
-        tracing::info!("shut down");
-        self.drain.advance(Stage::Forced);
-        Ended::Clean
     }
 
     /// Runs `step` unless it is fired again first: `true` then.
-    async fn hurried(&mut self, step: impl Future<Output = ()>) -> bool {
+    async fn hurried(&self, step: impl Future<Output = ()>) -> bool {
         tokio::select! {
             biased;
+            () = self.trigger.aborted() => true,
             () = step => false,
-            _ = self.fired.recv() => true,
         }
     }
 
-    async fn force(self, why: &'static str, connections: u64) -> Ended {
-        tracing::warn!(why, connections, "shutting down by force: what is open is dropped");
+    async fn force(&self, cut: Cut, left: Load) -> Ended {
+        let Load {
+            connections,
+            requests,
+            tunnels,
+        } = left;
+        let work = self.drain.work();
+        let tasks = tasks(&work, tunnels);
+        let why = match cut {
+            Cut::Deadline => "drain_timeout has passed",
+            Cut::Aborted => "a second signal",
+        };
+        tracing::warn!(
+            why,
+            connections,
+            requests,
+            tunnels,
+            tasks,
+            "shutting down by force: what is open is dropped"
+        );
         self.drain.advance(Stage::Forced);
         // Tasks that mind `forced` end here; one that does not is left to die with the runtime.
-        let _ = tokio::time::timeout(FORCED_GRACE, self.drain.shared.tracker.wait()).await;
-        Ended::Forced
+        let _ = tokio::time::timeout(FORCED_GRACE, self.drain.idle()).await;
+        let cut_short = requests + if cut == Cut::Aborted { tunnels } else { 0 };
+        if cut_short == 0 && work.is_empty() {
+            tracing::info!("shut down: no request was dropped");
+            Ended::Clean
+        } else {
+            tracing::warn!(requests, tunnels, tasks = work.len(), "shut down: work was dropped");
+            Ended::Dropped
+        }
     }
+}
+
+/// The work that is no tunnel: each tunnel is a task, too.
+fn tasks(work: &TaskTracker, tunnels: u64) -> u64 {
+    u64::try_from(work.len()).unwrap_or(u64::MAX).saturating_sub(tunnels)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DELAY: Duration = Duration::from_secs(5);
-    const TIMEOUT: Duration = Duration::from_secs(30);
-
-    fn started() -> (Trigger, Drain, JoinHandle<Ended>) {
-        let shutdown = Shutdown::new(DELAY, TIMEOUT);
-        let (trigger, drain) = (shutdown.trigger(), shutdown.drain());
-        (trigger, drain, tokio::spawn(shutdown.run(|| 0)))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn it_serves_on_for_the_delay_and_ends_when_the_work_is_done() {
-        let (trigger, drain, run) = started();
-        let work = drain.hold();
-        assert_eq!(drain.stage(), Stage::Running);
-        let begun = tokio::time::Instant::now();
-        trigger.fire("test");
-        drain.draining().await;
-        assert_eq!(drain.stage(), Stage::Draining);
-        drain.closing().await;
-        assert_eq!(begun.elapsed().as_secs(), DELAY.as_secs());
-        tokio::time::sleep(Duration::from_secs(7)).await;
-        assert_eq!(drain.stage(), Stage::Closing);
-        assert!(!run.is_finished());
-        drop(work);
-        assert_eq!(run.await.unwrap(), Ended::Clean);
-        assert_eq!(begun.elapsed().as_secs(), 12);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn work_that_outlives_the_timeout_is_dropped() {
-        let (trigger, drain, run) = started();
-        let minds = drain.clone();
-        let task = drain.spawn(async move { minds.forced().await });
-        let begun = tokio::time::Instant::now();
-        trigger.fire("test");
-        assert_eq!(run.await.unwrap(), Ended::Forced);
-        assert_eq!(begun.elapsed().as_secs(), (DELAY + TIMEOUT).as_secs());
-        task.await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_second_signal_ends_the_delay_and_the_wait_at_once() {
-        for first_wait in [Duration::from_secs(1), DELAY + Duration::from_secs(1)] {
-            let (trigger, drain, run) = started();
-            let minds = drain.clone();
-            drop(drain.spawn(async move { minds.forced().await }));
-            let begun = tokio::time::Instant::now();
-            trigger.fire("first");
-            tokio::time::sleep(first_wait).await;
-            assert!(!run.is_finished());
-            trigger.fire("second");
-            assert_eq!(run.await.unwrap(), Ended::Forced);
-            assert_eq!(begun.elapsed().as_secs(), first_wait.as_secs());
-            assert_eq!(drain.stage(), Stage::Forced);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn work_that_does_not_mind_cannot_hold_the_process() {
-        let (trigger, drain, run) = started();
-        let _never = drain.hold();
-        trigger.fire("first");
-        trigger.fire("second");
-        assert_eq!(run.await.unwrap(), Ended::Forced);
-    }
-
-    #[tokio::test]
-    async fn sigterm_begins_and_sigint_then_forces() {
-        let (trigger, drain, run) = started();
-        trigger.on_signals().unwrap();
-        let _work = drain.hold();
-        let kill = async |signal: &str| {
-            let process = std::process::id().to_string();
-            assert!(
-                tokio::process::Command::new("kill")
-                    .args([signal, &process])
-                    .status()
-                    .await
-                    .unwrap()
-                    .success()
-            );
-        };
-        kill("-TERM").await;
-        tokio::time::timeout(DELAY, drain.draining()).await.expect("begun");
-        assert_eq!(drain.stage(), Stage::Draining);
-        kill("-INT").await;
-        tokio::time::timeout(DELAY, drain.forced()).await.expect("forced");
-        assert_eq!(run.await.unwrap(), Ended::Forced);
-    }
-}
+mod tests;

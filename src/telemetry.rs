@@ -38,14 +38,21 @@ fn subscriber<W>(format: LogFormat, level: LogLevel, colours: bool, writer: W) -
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
+    // A log that nobody reads any more must not be told on standard error: that may be closed as well, at which the
+    // macro that writes there panics.
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Json => fmt::layer()
             .json()
             .flatten_event(true)
             .with_span_list(false)
+            .log_internal_errors(false)
             .with_writer(writer)
             .boxed(),
-        LogFormat::Text => fmt::layer().with_ansi(colours).with_writer(writer).boxed(),
+        LogFormat::Text => fmt::layer()
+            .with_ansi(colours)
+            .log_internal_errors(false)
+            .with_writer(writer)
+            .boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter(level)))
 }

@@ -54,7 +54,11 @@ async fn store(store: &config::Store) -> Result<String, String> {
     {
         return will_be_created(path);
     }
-    let opened = app::open_store(store, Arc::new(SystemClock)).await.map_err(text)?;
+    let opened = app::open_store(store, Arc::new(SystemClock)).await.map_err(|error| {
+        let text = error.to_string();
+        // The line begins with the store already.
+        text.strip_prefix("store.url: ").map(str::to_owned).unwrap_or(text)
+    })?;
     let deadline = Instant::now() + PATIENCE;
     let answer = loop {
         match opened.ping().await {

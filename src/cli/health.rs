@@ -33,7 +33,8 @@ pub async fn run(arguments: HealthArgs) -> ExitCode {
     }
 }
 
-pub(super) fn say(what: &impl fmt::Display) {
+/// Writes a line to standard error.
+pub fn say(what: &impl fmt::Display) {
     // There is nobody to tell that telling failed; the exit code says enough.
     let _ = writeln!(std::io::stderr(), "{what}");
 }

@@ -7,10 +7,12 @@ use super::{EXIT_FAILED, EXIT_USAGE, ServeArgs};
 use crate::app::App;
 use crate::config::{Config, LogLevel};
 use crate::lifecycle::Ended;
+use crate::lifecycle::service_manager::ServiceManager;
+use crate::lifecycle::signals::Signals;
 use crate::telemetry;
 
-/// Serves. Exit code 0 after a clean shutdown, 1 when the bridge could not start or work had to be dropped, 2 for a bad
-/// configuration.
+/// Serves. Exit code 0 after a shutdown that dropped nothing, 1 when the bridge could not start or work had to be dropped,
+/// 2 for a bad configuration.
 pub async fn run(arguments: ServeArgs) -> ExitCode {
     let config = match arguments.load() {
         Ok(config) => config,
@@ -25,7 +27,7 @@ pub async fn run(arguments: ServeArgs) -> ExitCode {
     }
     match serve(&config).await {
         Ok(Ended::Clean) => ExitCode::SUCCESS,
-        Ok(Ended::Forced) => ExitCode::from(EXIT_FAILED),
+        Ok(Ended::Dropped) => ExitCode::from(EXIT_FAILED),
         Err(error) => {
             tracing::error!(%error, "the bridge cannot start");
             if config.log.level == LogLevel::Off {
@@ -37,8 +39,20 @@ pub async fn run(arguments: ServeArgs) -> ExitCode {
 }
 
 async fn serve(config: &Config) -> Result<Ended, Box<dyn std::error::Error>> {
-    let app = App::bind(config).await?;
-    app.trigger().on_signals()?;
+    let mut signals = Signals::take_over()?;
+    let mut app = tokio::select! {
+        app = App::bind(config) => app?,
+        signal = signals.stop() => {
+            tracing::info!(signal, "stopped before the bridge was started");
+            return Ok(Ended::Clean);
+        }
+    };
+    tokio::spawn(signals.fire(app.trigger()));
+    match ServiceManager::named_by(|name| std::env::var_os(name)) {
+        Ok(Some(manager)) => app = app.announced_to(manager),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "the service manager is not told how the bridge is"),
+    }
     let addresses = app.addresses();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

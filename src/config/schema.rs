@@ -110,7 +110,7 @@ fn upstream(section: &mut Section<'_>, needed: bool) -> Option<Upstream> {
         section.missing(
             "url",
             "is missing, and the only key without a default: where is the backend? Set it in the file ([upstream] \
-             url = \"http://127.0.0.1:8000\"), by SESSION_BRIDGE_UPSTREAM__URL, or by --upstream",
+             url = \"http://127.0.0.1:8000\"), by SESSION_BRIDGE_UPSTREAM__URL, or as serve --upstream http://127.0.0.1:8000",
         );
     }
     let url = section.optional("url", upstream_url);

@@ -24,9 +24,11 @@
 //! # Draining
 //!
 //! From the first moment of a shutdown responses say `Connection: close`. Once it is *closing*, what the kernel has
-//! accepted already is still served, and an idle connection is closed when it has been idle for [`CLOSING_GRACE`]: a
-//! request that was on its way when the shutdown came is answered, not reset. Connections that are left when the
-//! shutdown is forced are dropped.
+//! accepted already is still served, and an idle connection is closed when it has been idle for [`CLOSING_GRACE`] of
+//! that stage: a request that was on its way when the shutdown came is answered. One that crosses the close itself is
+//! read by nobody, and its client reads the end of the stream, not a reset: it may send it again. The same holds for
+//! connections that are closed by [`ServerOptions::keep_alive_timeout`]. Connections that are left when the shutdown
+//! is forced are dropped.
 
 mod accept;
 mod connection;
@@ -39,7 +41,7 @@ mod timer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -47,7 +49,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
 
-use crate::lifecycle::Drain;
+use crate::lifecycle::{Drain, Load};
 use crate::session::clock::Clock;
 
 pub use accept::OVERLOAD_REFUSALS;
@@ -74,11 +76,15 @@ pub struct ServerOptions {
     pub stall_timeout: Duration,
 }
 
-/// What the edge counts. All but `open` only grow.
+/// What the edge counts. All but the first three only grow.
 #[derive(Debug, Default)]
 pub struct EdgeStats {
     /// Connections that are open now, upgraded and lingering ones included.
     pub open: AtomicU64,
+    /// Requests that were handed to the service and whose response is not on the wire yet.
+    pub requests: AtomicU64,
+    /// Connections that were upgraded.
+    pub tunnels: AtomicU64,
     /// Connections accepted.
     pub accepted: AtomicU64,
     /// Errors of `accept`, such as a lack of file descriptors.
@@ -91,6 +97,18 @@ pub struct EdgeStats {
     pub request_timeout: AtomicU64,
     /// Connections refused for being too many.
     pub overloaded: AtomicU64,
+}
+
+impl EdgeStats {
+    /// What is open now.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        Load {
+            connections: self.open.load(Ordering::Relaxed),
+            requests: self.requests.load(Ordering::Relaxed),
+            tunnels: self.tunnels.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// What the edge needs besides a listener and a service.

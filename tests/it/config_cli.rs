@@ -173,6 +173,32 @@ async fn check_tells_whether_store_and_upstream_answer() {
     )
     .await;
     assert_eq!(no_store.code, 1, "{}{}", no_store.stdout, no_store.stderr);
+
+    // A folder where the file should be.
+    let folder = run(&["check"], Some(&config(&shop.url(), "sqlite://.")), &[]).await;
+    assert_eq!(folder.code, 1, "{}{}", folder.stdout, folder.stderr);
+    let line = folder
+        .stdout
+        .lines()
+        .find(|line| line.contains("FAILED"))
+        .expect("a failure");
+    assert!(line.contains("store sqlite://.: "), "{line}");
+    assert!(!line.contains("store.url"), "the store is named once: {line}");
+
+    let none = run(&["check"], Some(""), &[]).await;
+    assert_eq!(none.code, 2);
+    none.assert_says(&["upstream.url", "serve --upstream"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_install_id_is_wrong_usage() {
+    for command in ["show", "end"] {
+        for empty in ["", " "] {
+            let run = run(&["sessions", command, empty], None, &[]).await;
+            assert_eq!(run.code, 2, "{}{}", run.stdout, run.stderr);
+            run.assert_says(&["an Install ID is never empty"]);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,18 +1,17 @@
-//! SIGTERM: readiness fails at once, what is under way is finished, and a rolling restart fails no request (F6).
+//! SIGTERM: readiness fails at once, what is under way is finished, and what does not end is cut in time (F6).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::RwLock;
 use tokio::time::Instant;
 
-use crate::support::bridge::Bridge;
+use crate::support::bridge::{Bridge, session_bridge};
 use crate::support::client::{Call, Client};
-use crate::support::fleet::Fleet;
-use crate::support::raw::RawStream;
+use crate::support::gate::Gate;
+use crate::support::process::Process;
+use crate::support::raw::{RawBackend, RawStream};
+use crate::support::redis::RedisServer;
 use crate::support::shop::Shop;
-use crate::support::{InstallId, eventually};
+use crate::support::{InstallId, eventually, local, unused_port};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_fails_readiness_at_once_and_finishes_what_is_under_way() {
@@ -150,97 +149,277 @@ async fn the_store_in_sqlite_survives_a_restart_and_a_crash() {
     assert_eq!(shop.sessions_started(), 1);
 }
 
-/// What a load balancer knows of a replica.
-struct Member {
-    bridge: Bridge,
-    /// Whether its health check passed the last time.
-    in_rotation: AtomicBool,
+/// A request of its own installation, by hand.
+fn request(method: &str, target: &str) -> String {
+    format!(
+        "{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Install-Id: {}\r\nContent-Length: 0\r\n\r\n",
+        InstallId::random().as_str()
+    )
 }
 
-type Members = Arc<RwLock<Vec<Arc<Member>>>>;
+async fn wait_until_draining(bridge: &Bridge) {
+    eventually("readiness to fail", Duration::from_secs(1), async || {
+        bridge.ready().await == Some(503)
+    })
+    .await;
+}
 
-/// Checks the health of all members, as a load balancer does, until it is aborted.
-async fn check_health(members: Members) {
-    loop {
-        for member in members.read().await.iter() {
-            member
-                .in_rotation
-                .store(member.bridge.ready().await == Some(200), Ordering::SeqCst);
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_of_a_draining_replica_says_close_refusals_too() {
+    let shop = Shop::start().await;
+    let mut bridge = Bridge::before(&shop.url())
+        .set("server.drain_delay", "2s")
+        .start()
+        .await;
+    // These were open before; that there is no word before the signal is the other half.
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        let mut stream = RawStream::connect(bridge.traffic).await;
+        assert_eq!(stream.exchange(request("GET", "/basket")).await.0.one("connection"), "");
+        streams.push(stream);
+    }
+    bridge.signal("TERM");
+    wait_until_draining(&bridge).await;
+    for (stream, (sent, status)) in streams.iter_mut().zip([
+        (request("GET", "/basket"), 200),
+        (request("POST", "/status/500"), 500),
+        ("GET / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), 400),
+        ("G\u{1}T / HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), 400),
+        ("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), 503),
+    ]) {
+        let (head, _) = stream.exchange(&sent).await;
+        assert_eq!((head.status(), head.one("connection")), (status, "close"), "{sent}");
+        assert!(stream.head().await.is_none(), "and it is closed");
+    }
+    assert_eq!(bridge.exit(Duration::from_secs(10)).await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_exits_at_once_with_0_when_nothing_is_dropped_and_with_1_when_a_request_is() {
+    let shop = Shop::start().await;
+    for (delay, busy, code) in [("20s", false, 0), ("20s", true, 1), ("0s", true, 1)] {
+        let mut bridge = Bridge::before(&shop.url())
+            .set("server.drain_delay", delay)
+            .start()
+            .await;
+        let mut idle = RawStream::connect(bridge.traffic).await;
+        assert_eq!(idle.exchange(request("GET", "/basket")).await.0.status(), 200);
+        let mut slow = RawStream::connect(bridge.traffic).await;
+        if busy {
+            let tag = InstallId::random();
+            slow.write(request("GET", &format!("/basket?before=30000&tag={}", tag.as_str())))
+                .await;
+            shop.wait_for_tag(tag.as_str()).await;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        bridge.signal("TERM");
+        wait_until_draining(&bridge).await;
+        if delay == "0s" {
+            eventually("the listener to close", Duration::from_secs(2), async || {
+                RawStream::try_connect(bridge.traffic).await.is_err()
+            })
+            .await;
+        }
+        assert_eq!(bridge.ops(Call::get("/metrics")).await.status, 200, "to the very end");
+        let told = Instant::now();
+        bridge.signal("INT");
+        assert_eq!(
+            bridge.exit(Duration::from_secs(5)).await.code(),
+            Some(code),
+            "{delay} {busy}"
+        );
+        assert!(told.elapsed() < Duration::from_secs(3), "it took {:?}", told.elapsed());
+        let logs = bridge.logs();
+        let forced = logs.lines().find(|line| line.contains("shutting down by force"));
+        let requests = format!("\"requests\":{},", u8::from(busy));
+        assert!(forced.is_some_and(|line| line.contains(&requests)), "{logs}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rolling_restart_under_load_fails_no_request() {
-    let mut fleet = Fleet::configured(3, |builder| builder.set("server.drain_delay", "1s")).await;
-    let member = |bridge| {
-        Arc::new(Member {
-            bridge,
-            in_rotation: AtomicBool::new(true),
-        })
-    };
-    let members: Members = Arc::new(RwLock::new(fleet.bridges.drain(..).map(member).collect()));
-    let checking = tokio::spawn(check_health(Arc::clone(&members)));
-    let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+async fn readiness_and_metrics_are_answered_until_the_last_request_is_done() {
+    let shop = Shop::start().await;
+    let mut bridge = Bridge::before(&shop.url()).start().await;
+    let mut slow = RawStream::connect(bridge.traffic).await;
+    slow.write(request("GET", "/basket?after=2500")).await;
+    shop.wait_for("after=2500").await;
+    bridge.signal("TERM");
+    eventually("the listener to close", Duration::from_secs(2), async || {
+        RawStream::try_connect(bridge.traffic).await.is_err()
+    })
+    .await;
+    let ready = bridge.ops(Call::get("/readyz")).await;
+    assert_eq!((ready.status, &ready.json()["draining"]), (503, &true.into()));
+    assert!(bridge.metrics().await.contains("session_bridge_client_connections 1\n"));
+    let logs = bridge.logs();
+    let waiting = logs.lines().find(|line| line.contains("waiting for what is open"));
+    assert!(waiting.is_some_and(|line| line.contains("\"requests\":1,")), "{logs}");
+    assert_eq!(slow.head().await.expect("a response").status(), 200);
+    assert_eq!(bridge.exit(Duration::from_secs(5)).await.code(), Some(0));
+}
 
-    let clients: Vec<_> = (0..8)
-        .map(|number| {
-            let (members, stop, served) = (Arc::clone(&members), Arc::clone(&stop), Arc::clone(&served));
-            tokio::spawn(async move {
-                let id = InstallId::random();
-                let mut basket = 0;
-                while !stop.load(Ordering::SeqCst) {
-                    let in_rotation: Vec<_> = {
-                        let members = members.read().await;
-                        members
-                            .iter()
-                            .filter(|m| m.in_rotation.load(Ordering::SeqCst))
-                            .map(Arc::clone)
-                            .collect()
-                    };
-                    let member = &in_rotation[(number + basket) % in_rotation.len()];
-                    let shown = member.bridge.ok(Call::post("/basket/add?after=5").of(&id)).await;
-                    basket += 1;
-                    assert_eq!(
-                        shown["basket"], basket,
-                        "no request failed, and none was in another session"
-                    );
-                    served.fetch_add(1, Ordering::SeqCst);
-                }
-            })
-        })
-        .collect();
+#[tokio::test(flavor = "multi_thread")]
+async fn tunnels_last_until_drain_timeout_and_hold_no_idle_connection() {
+    let backend = RawBackend::scripted(|request, mut stream| async move {
+        if request.head.one("upgrade").is_empty() {
+            return stream.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        }
+        stream
+            .write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            .await;
+        while let [byte] = stream.bytes(1).await.as_slice() {
+            stream.write([byte.to_ascii_uppercase()]).await;
+        }
+    })
+    .await;
+    let mut bridge = Bridge::before(&backend.url())
+        .set("server.drain_timeout", "3s")
+        .start()
+        .await;
+    let mut tunnel = RawStream::connect(bridge.traffic).await;
+    let upgrade =
+        request("GET", "/socket").replace("Content-Length: 0\r\n", "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    tunnel.write(upgrade).await;
+    assert_eq!(tunnel.head().await.expect("a response").status(), 101);
+    let mut idle = RawStream::connect(bridge.traffic).await;
+    assert_eq!(idle.exchange(request("GET", "/")).await.0.status(), 200);
 
+    let told = Instant::now();
+    bridge.signal("TERM");
+    assert!(idle.head().await.is_none(), "the idle connection was closed");
+    assert!(told.elapsed() < Duration::from_secs(2), "it took {:?}", told.elapsed());
+    tunnel.write("a").await;
+    assert_eq!(tunnel.bytes(1).await, b"A");
+    assert_eq!(tunnel.rest().await, b"", "closed in the end");
+    assert!(
+        told.elapsed() >= Duration::from_millis(2900),
+        "it took {:?}",
+        told.elapsed()
+    );
+    assert_eq!(
+        bridge.exit(Duration::from_secs(3)).await.code(),
+        Some(0),
+        "that is how tunnels end"
+    );
+    let logs = bridge.logs();
+    let forced = logs.lines().find(|line| line.contains("shutting down by force"));
+    let counted = |line: &str| line.contains("\"tunnels\":1,") && line.contains("\"requests\":0,");
+    assert!(forced.is_some_and(counted), "{logs}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_and_a_log_that_nobody_reads_stop_nothing() {
+    let shop = Shop::start().await;
+    let bridge = Bridge::before(&shop.url()).start().await;
+    bridge.signal("HUP");
+    eventually("a word about SIGHUP", Duration::from_secs(5), async || {
+        bridge.logs().contains("SIGHUP changes nothing")
+    })
+    .await;
+    assert_eq!(
+        bridge.send(Call::get("/basket").of(&InstallId::random())).await.status,
+        200
+    );
+
+    // The pipes of standard output and standard error lose their readers, as when what collects the log is restarted.
+    let port = unused_port();
+    let mut command = session_bridge();
+    let mut child = tokio::process::Command::from({
+        command
+            .args([
+                "serve",
+                "--upstream",
+                &shop.url(),
+                "--listen",
+                &format!("127.0.0.1:{port}"),
+            ])
+            .args(["--store", "memory:"])
+            .env("SESSION_BRIDGE_OPS__LISTEN", "127.0.0.1:0")
+            .env("SESSION_BRIDGE_SERVER__DRAIN_DELAY", "0s")
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        command
+    })
+    .kill_on_drop(true)
+    .spawn()
+    .expect("session-bridge starts");
+    drop((child.stdout.take(), child.stderr.take()));
+    let client = Client::new(local(port));
+    eventually(
+        "the bridge to be ready",
+        Duration::from_secs(10),
+        async || matches!(client.send(Call::get("/healthz")).await, Ok(answer) if answer.status == 200),
+    )
+    .await;
     for _ in 0..3 {
-        let before = served.load(Ordering::SeqCst);
-        eventually("load", Duration::from_secs(10), async || {
-            served.load(Ordering::SeqCst) > before + 50
-        })
-        .await;
-        let fresh = member(fleet.builder.clone().start().await);
-        let old = {
-            let mut members = members.write().await;
-            members.push(fresh);
-            Arc::clone(&members[0])
-        };
-        old.bridge.signal("TERM");
-        let removed = async || !old.in_rotation.load(Ordering::SeqCst);
-        eventually("the load balancer to notice", Duration::from_millis(900), removed).await;
-        members.write().await.remove(0);
-        eventually("the last request to let go", Duration::from_secs(5), async || {
-            Arc::strong_count(&old) == 1
-        })
-        .await;
-        let Ok(mut old) = Arc::try_unwrap(old).map(|member| member.bridge) else {
-            panic!("it is ours alone")
-        };
-        assert_eq!(old.exit(Duration::from_secs(10)).await.code(), Some(0));
+        let answer = client.send(Call::get("/basket").of(&InstallId::random())).await;
+        assert_eq!(answer.expect("an answer").status, 200);
     }
-    stop.store(true, Ordering::SeqCst);
-    for client in clients {
-        client.await.expect("no failed request");
-    }
-    checking.abort();
-    assert_eq!(fleet.shop.sessions_started(), 8);
+    let pid = child.id().expect("it runs").to_string();
+    let killed = std::process::Command::new("kill").args(["-TERM", &pid]).status();
+    assert!(killed.expect("kill runs").success());
+    let status = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;
+    assert_eq!(status.expect("it exits").expect("its status").code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_during_the_start_ends_it() {
+    let (shop, dir) = (Shop::start().await, tempfile::tempdir().expect("a temporary directory"));
+    let url = format!("sqlite://{}", dir.path().join("sessions.db").display());
+    let _first = Bridge::before(&shop.url()).store(&url).start().await;
+    // The second one waits for the lock of the first.
+    let mut command = session_bridge();
+    command
+        .args([
+            "serve",
+            "--upstream",
+            &shop.url(),
+            "--listen",
+            "127.0.0.1:0",
+            "--store",
+            &url,
+        ])
+        .env("SESSION_BRIDGE_OPS__LISTEN", "127.0.0.1:0");
+    let mut second = Process::start("session-bridge", command, dir.path(), "cargo build");
+    eventually("the signals to be taken over", Duration::from_secs(5), async || {
+        second.catches(15)
+    })
+    .await;
+    let told = Instant::now();
+    second.signal("TERM");
+    let status = second.exit(Duration::from_secs(5)).await;
+    assert_eq!(status.code(), Some(0), "{}", second.output());
+    assert!(told.elapsed() < Duration::from_secs(1), "it took {:?}", told.elapsed());
+    assert!(
+        second.output().contains("stopped before the bridge was started"),
+        "{}",
+        second.output()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_cannot_be_stored_in_the_end_is_told_by_the_exit_code() {
+    let (shop, redis) = (Shop::start().await, RedisServer::start());
+    let gate = Gate::to(local(redis.port())).await;
+    let mut bridge = Bridge::before(&shop.url())
+        .store(&format!("redis://127.0.0.1:{}/0", gate.port()))
+        .id_cookies(&["sid"])
+        .start()
+        .await;
+    let address = bridge.traffic;
+    let first = tokio::spawn(async move {
+        let call = Call::post("/basket/add?after=500").of(&InstallId::random());
+        Client::new(address).send(call).await
+    });
+    shop.wait_for("after=500").await;
+    gate.cut();
+    assert_eq!(first.await.expect("no panic").expect("an answer").status, 200);
+    assert!(bridge.metrics().await.contains("session_bridge_commits_pending 1\n"));
+    bridge.signal("TERM");
+    assert_eq!(
+        bridge.exit(Duration::from_secs(20)).await.code(),
+        Some(1),
+        "{}",
+        bridge.logs()
+    );
 }

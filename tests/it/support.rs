@@ -1,5 +1,6 @@
 //! What the tests are made of: bridges, backends, clients, and ways to break them.
 
+pub(crate) mod balancer;
 pub(crate) mod bridge;
 pub(crate) mod client;
 pub(crate) mod cluster;

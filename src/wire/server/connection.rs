@@ -53,7 +53,7 @@ pub(super) async fn run<IO, S>(
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: EdgeService,
 {
-    let exchange = Arc::new(Exchange::default());
+    let exchange = Arc::new(Exchange::new(edge.stats.clone()));
     let (lent, returned) = Lent::new(Guard::new(io, exchange.clone(), edge.clone(), place));
     let drain = edge.drain.clone();
     let service = {

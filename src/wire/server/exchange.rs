@@ -1,7 +1,7 @@
 //! What the guard of a connection and the service behind hyper tell each other about the request in hand.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
@@ -9,7 +9,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::EdgeRefusal;
+use super::{EdgeRefusal, EdgeStats};
 
 /// Where the exchange of the connection is: there is never more than one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,14 +26,25 @@ pub(super) enum Progress {
 
 /// Shared by the guard, which reads, and the service, which answers. Both run in the task of the connection, so that
 /// no order of memory is at stake and nobody has to be woken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Exchange {
+    stats: Arc<EdgeStats>,
     progress: AtomicU8,
     received: AtomicBool,
     broken: OnceLock<EdgeRefusal>,
 }
 
 impl Exchange {
+    /// That of a new connection. What it is doing is counted in `stats`.
+    pub(super) fn new(stats: Arc<EdgeStats>) -> Self {
+        Self {
+            stats,
+            progress: AtomicU8::new(Progress::Idle as u8),
+            received: AtomicBool::new(false),
+            broken: OnceLock::new(),
+        }
+    }
+
     pub(super) fn progress(&self) -> Progress {
         match self.progress.load(Ordering::Relaxed) {
             0 => Progress::Idle,
@@ -43,10 +54,33 @@ impl Exchange {
         }
     }
 
+    fn set(&self, progress: Progress) {
+        let before = self.progress();
+        self.progress.store(progress as u8, Ordering::Relaxed);
+        if (before, progress) == (Progress::Running, Progress::Answered) {
+            return;
+        }
+        if let Some(gauge) = self.gauge(progress) {
+            gauge.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(gauge) = self.gauge(before) {
+            gauge.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Where a connection is counted that has come this far.
+    fn gauge(&self, progress: Progress) -> Option<&AtomicU64> {
+        match progress {
+            Progress::Idle => None,
+            Progress::Running | Progress::Answered => Some(&self.stats.requests),
+            Progress::Upgraded => Some(&self.stats.tunnels),
+        }
+    }
+
     /// The guard hands a request over; `received` with all of its body.
     pub(super) fn begin(&self, received: bool) {
         self.received.store(received, Ordering::Relaxed);
-        self.progress.store(Progress::Running as u8, Ordering::Relaxed);
+        self.set(Progress::Running);
     }
 
     /// The guard has handed over the rest of the body.
@@ -59,9 +93,9 @@ impl Exchange {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// The response is on the wire; the next request may come.
+    /// The response is on the wire, or nothing more will come of it.
     pub(super) fn end(&self) {
-        self.progress.store(Progress::Idle as u8, Ordering::Relaxed);
+        self.set(Progress::Idle);
     }
 
     /// The guard found the body of the request in hand to be broken. Nothing more comes of this connection.
@@ -72,6 +106,12 @@ impl Exchange {
 
     pub(super) fn broken(&self) -> Option<EdgeRefusal> {
         self.broken.get().copied()
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -99,7 +139,7 @@ impl TrackedBody {
 
 impl Drop for TrackedBody {
     fn drop(&mut self) {
-        self.exchange.progress.store(self.last as u8, Ordering::Relaxed);
+        self.exchange.set(self.last);
     }
 }
 

@@ -18,11 +18,11 @@ use super::exchange::{Exchange, Progress};
 use super::refusal::encode;
 use super::timer::Timer;
 use super::{Edge, EdgeRefusal, linger};
-use crate::lifecycle::Stage;
 use crate::wire::strict::{Advance, Checker, Position};
 
-/// How long a connection has to have been idle before it is closed by a shutdown. A client that uses its connection
-/// has a request on the way; it is answered with `Connection: close` instead.
+/// How long a connection has to have been idle before it is closed by a shutdown, and how long all of them are served
+/// on once it closes. A client that uses its connection has a request on the way; it is answered with
+/// `Connection: close` instead.
 pub const CLOSING_GRACE: Duration = Duration::from_millis(500);
 
 /// The guard of one connection. It outlives hyper where the connection is upgraded.
@@ -111,6 +111,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
 
     /// Closes the connection when hyper is done with it. `orderly`: hyper has written all that it had.
     pub(super) async fn finish(mut self, orderly: bool) {
+        self.exchange.end();
         match self.outcome {
             Outcome::Refused(refusal) => {
                 let response = (self.edge.render)(refusal);
@@ -118,6 +119,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
                 linger::close(&mut self.io, &wire).await;
             }
             Outcome::Open | Outcome::Broken if orderly => linger::close(&mut self.io, b"").await,
+            Outcome::Left if orderly => linger::close_idle(&mut self.io).await,
             Outcome::Open | Outcome::Broken | Outcome::Left | Outcome::Gone => {}
         }
     }
@@ -166,16 +168,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
             _ => self.waiting.insert((position, Instant::now())).1,
         };
         let options = &self.edge.options;
-        let limit = match position {
-            Position::Between if self.edge.drain.stage() >= Stage::Closing => {
-                options.keep_alive_timeout.min(CLOSING_GRACE)
+        let deadline = match position {
+            Position::Between => {
+                let kept = since + options.keep_alive_timeout;
+                let closing = self.edge.drain.closing_since();
+                closing.map_or(kept, |closing| kept.min(since.max(closing) + CLOSING_GRACE))
             }
-            Position::Between => options.keep_alive_timeout,
-            Position::Head => options.header_timeout,
-            Position::Body => options.stall_timeout,
+            Position::Head => since + options.header_timeout,
+            Position::Body => since + options.stall_timeout,
             Position::Ended => return Poll::Pending,
         };
-        ready!(self.read_timer.poll(cx, since + limit));
+        ready!(self.read_timer.poll(cx, deadline));
         if position == Position::Between {
             self.outcome = Outcome::Left;
             return Poll::Ready(Ok(()));

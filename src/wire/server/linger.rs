@@ -12,9 +12,23 @@ const LINGER_BYTES: usize = 4 * 1024 * 1024;
 /// How much is read at a time.
 const PIECE: usize = 16 * 1024;
 
+/// How long a connection lingers at most on which nothing was due: a request that was on its way when it was closed
+/// arrives by then.
+pub(super) const IDLE_LINGER_TIME: Duration = Duration::from_secs(1);
+
 /// Sends `last` and the end of the stream, then reads and discards until the peer closes, within bounds. Closing with
 /// input unread would send a reset, at which the peer drops what it has received.
 pub(super) async fn close<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, last: &[u8]) {
+    close_within(io, last, LINGER_TIME).await;
+}
+
+/// The same, for a connection that was closed while it was idle. A request that arrives after that was seen by nobody,
+/// and is safe to send again: its client reads the end of the stream and no reset, which might mean anything.
+pub(super) async fn close_idle<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO) {
+    close_within(io, b"", IDLE_LINGER_TIME).await;
+}
+
+async fn close_within<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, last: &[u8], limit: Duration) {
     let closing = async {
         io.write_all(last).await?;
         io.shutdown().await?;
@@ -30,5 +44,5 @@ pub(super) async fn close<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, last:
         Ok::<(), std::io::Error>(())
     };
     // Neither a peer that is gone nor one that goes on sending can be told anything more.
-    let _ = tokio::time::timeout(LINGER_TIME, closing).await;
+    let _ = tokio::time::timeout(limit, closing).await;
 }

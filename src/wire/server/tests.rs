@@ -1,6 +1,5 @@
 use std::convert::Infallible;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -23,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// More than the kernel keeps for a peer that does not read.
 const BIG: usize = 64 * 1024 * 1024;
 const DRAIN_DELAY: Duration = Duration::from_millis(800);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the service under test has seen.
 #[derive(Default)]
@@ -147,7 +147,7 @@ async fn bench(options: ServerOptions) -> Bench {
 async fn bench_with_delay(options: ServerOptions, delay: Duration) -> Bench {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let shutdown = Shutdown::new(delay, Duration::from_secs(3));
+    let shutdown = Shutdown::new(delay, DRAIN_TIMEOUT);
     let (seen, stats) = (Arc::new(Seen::default()), Arc::new(EdgeStats::default()));
     let edge = Edge {
         options,
@@ -165,13 +165,14 @@ async fn bench_with_delay(options: ServerOptions, delay: Duration) -> Bench {
     };
     tokio::spawn(serve(listener, edge, service));
     let (drain, trigger) = (shutdown.drain(), shutdown.trigger());
+    let counted = stats.clone();
     Bench {
         addr,
         seen,
         stats,
         drain,
         trigger,
-        shutdown: tokio::spawn(shutdown.run(|| 0)),
+        shutdown: tokio::spawn(shutdown.run(move || counted.load())),
     }
 }
 
@@ -643,11 +644,120 @@ async fn what_does_not_end_is_dropped_when_the_drain_is_forced() {
     within(bench.drain.closing()).await;
     assert_eq!(bench.drain.stage(), Stage::Closing);
     bench.trigger.fire("second");
-    assert_eq!(within(bench.shutdown).await.unwrap(), Ended::Forced);
+    assert_eq!(within(bench.shutdown).await.unwrap(), Ended::Dropped);
     assert_eq!(rest(&mut busy).await, "");
     let _ = within(upgraded.read_to_end(&mut Vec::new())).await;
     until(|| bench.stats.open.load(Ordering::Relaxed) == 0).await;
     assert_eq!(bench.seen.dropped.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_served_on_for_a_moment_once_the_drain_closes() {
+    let bench = bench_with_delay(options(), Duration::ZERO).await;
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = bench.connect().await;
+        client.write_all(post("/", "x").as_bytes()).await.unwrap();
+        response(&mut client).await;
+        clients.push(client);
+    }
+    // Idle for longer than the grace already.
+    tokio::time::sleep(CLOSING_GRACE + Duration::from_millis(100)).await;
+    bench.trigger.fire("test");
+    within(bench.drain.closing()).await;
+    let closing = tokio::time::Instant::now();
+    clients[0].write_all(post("/", "late").as_bytes()).await.unwrap();
+    let answer = response(&mut clients[0]).await;
+    assert!(
+        answer.ends_with("late") && answer.contains("Connection: close"),
+        "{answer}"
+    );
+    assert_eq!(rest(&mut clients[1]).await, "");
+    assert!(closing.elapsed() >= CLOSING_GRACE - Duration::from_millis(50));
+    drop(clients);
+    assert_eq!(within(bench.shutdown).await.unwrap(), Ended::Clean);
+}
+
+#[tokio::test]
+async fn a_request_that_crosses_the_close_of_an_idle_connection_meets_its_end_and_no_reset() {
+    for drained in [true, false] {
+        let keep_alive_timeout = if drained { PATIENCE } else { Duration::from_millis(200) };
+        let options = ServerOptions {
+            keep_alive_timeout,
+            ..options()
+        };
+        let bench = bench_with_delay(options, Duration::ZERO).await;
+        let mut client = bench.connect().await;
+        client.write_all(post("/", "x").as_bytes()).await.unwrap();
+        response(&mut client).await;
+        if drained {
+            bench.trigger.fire("test");
+        }
+        // The server has closed; its client has not noticed, and sends the next request, in two segments.
+        assert_eq!(within(client.peek(&mut [0])).await.unwrap(), 0);
+        client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        client.write_all(b"Content-Length: 1\r\n\r\nx").await.expect("no reset");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(rest(&mut client).await, "");
+        assert!(client.take_error().unwrap().is_none(), "no reset");
+        assert_eq!(bench.begun(), 1, "nobody has seen that request");
+    }
+}
+
+#[tokio::test]
+async fn requests_and_tunnels_are_counted_while_they_last() {
+    let bench = bench(options()).await;
+    let load = |connections, requests, tunnels| Load {
+        connections,
+        requests,
+        tunnels,
+    };
+    assert_eq!(bench.stats.load(), load(0, 0, 0));
+    let mut busy = bench.connect().await;
+    busy.write_all(get("/hold").as_bytes()).await.unwrap();
+    until(|| bench.stats.load() == load(1, 1, 0)).await;
+    let mut upgraded = bench.connect().await;
+    let upgrade = b"GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: raw\r\n\r\n";
+    upgraded.write_all(upgrade).await.unwrap();
+    until(|| bench.stats.load() == load(2, 1, 1)).await;
+    bench.seen.release.notify_waiters();
+    response(&mut busy).await;
+    until(|| bench.stats.load() == load(2, 0, 1)).await;
+    // A client that leaves in the middle of its request.
+    busy.write_all(get("/hold").as_bytes()).await.unwrap();
+    until(|| bench.stats.load() == load(2, 1, 1)).await;
+    drop(busy);
+    until(|| bench.stats.load() == load(1, 0, 1)).await;
+    // A refused one.
+    assert!(bench.exchange(b"G\0\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
+    drop(upgraded);
+    until(|| bench.stats.load() == load(0, 0, 0)).await;
+}
+
+#[tokio::test]
+async fn a_tunnel_alone_keeps_no_idle_connection_open() {
+    let bench = bench_with_delay(options(), Duration::ZERO).await;
+    let mut upgraded = bench.connect().await;
+    let upgrade = b"GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: raw\r\n\r\n";
+    upgraded.write_all(upgrade).await.unwrap();
+    response(&mut upgraded).await;
+    let mut idle = bench.connect().await;
+    idle.write_all(post("/", "x").as_bytes()).await.unwrap();
+    response(&mut idle).await;
+    bench.trigger.fire("test");
+    within(bench.drain.closing()).await;
+    let closing = tokio::time::Instant::now();
+    assert_eq!(rest(&mut idle).await, "");
+    // The tunnel carries on until the deadline, and its end there is no loss.
+    upgraded.write_all(b"still").await.unwrap();
+    let mut still = [0; 5];
+    within(upgraded.read_exact(&mut still)).await.unwrap();
+    assert_eq!(&still, b"STILL");
+    assert_eq!(bench.drain.stage(), Stage::Closing);
+    assert_eq!(within(bench.shutdown).await.unwrap(), Ended::Clean);
+    assert!(closing.elapsed() >= DRAIN_TIMEOUT - Duration::from_millis(50));
+    assert_eq!(rest(&mut upgraded).await, "");
 }
 
 /// Keep-alive clients that go on until they are told to leave, then connect anew; none may see a failure before the

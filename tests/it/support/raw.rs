@@ -84,6 +84,11 @@ impl RawStream {
         Self::new(TcpStream::connect(address).await.expect("a connection"))
     }
 
+    /// The same, where nobody may listen any more.
+    pub(crate) async fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
+        TcpStream::connect(address).await.map(Self::new)
+    }
+
     fn new(stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true);
         Self {
