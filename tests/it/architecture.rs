@@ -131,9 +131,10 @@ fn each_layer_uses_only_those_below_it() {
     let allowed: &[(&str, &[&str])] = &[
         ("session", &[]),
         ("lifecycle", &[]),
+        ("tls", &[]),
         ("metrics", &["session"]),
-        ("wire", &["metrics", "lifecycle"]),
-        ("store", &["session", "metrics"]),
+        ("wire", &["metrics", "lifecycle", "tls"]),
+        ("store", &["session", "tls"]),
         ("bridge", &["session", "wire", "metrics"]),
         ("ops", &["session", "metrics"]),
         ("telemetry", &["config"]),
