@@ -1,4 +1,5 @@
-# The container image of session-bridge: the binary, glibc and nothing to write to but one volume.
+# The container image of session-bridge: the binary, glibc, the usual certificate authorities, and nothing to write to
+# but one volume.
 #
 #   podman build --tag session-bridge .
 #   podman run --read-only --cap-drop=all --publish 8080:8080 \
@@ -9,7 +10,7 @@
 #
 # tests/image builds and runs it without a registry.
 
-# Any image with cargo, rustc and a C compiler, of the same glibc as RUNTIME or an older one.
+# Any image with cargo, rustc, a C compiler and ca-certificates, of the same glibc as RUNTIME or an older one.
 ARG BUILDER=docker.io/library/rust:1.95-slim-bookworm
 # Any image with glibc and libgcc_s; no command of it is run, so one without a shell does as well
 # (gcr.io/distroless/cc-debian12).
@@ -30,6 +31,7 @@ COPY src src
 RUN find src -name '*.rs' -exec touch {} + \
  && cargo build --release --locked --bin session-bridge \
  && install -D -m 0755 target/release/session-bridge /image/usr/local/bin/session-bridge \
+ && install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt \
  && mkdir -p /state/session-bridge
 
 FROM ${RUNTIME}

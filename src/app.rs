@@ -117,6 +117,7 @@ impl App {
         let shutdown = Shutdown::new(config.server.drain_delay, config.server.drain_timeout);
         let edge = parts::edge(config, shutdown.drain(), Arc::clone(&clock), Arc::clone(&metrics));
         read_sources(&metrics, &edge.stats, &upstream, &pending, &readiness);
+        read_store(&metrics, &store);
 
         let bridge = Bridge::new(parts::bridge(
             config,
@@ -289,6 +290,14 @@ fn ops_router(
             None => SessionAccess::Nobody,
         },
     })
+}
+
+/// The same for what the store counts.
+fn read_store(metrics: &Metrics, store: &Arc<dyn SessionStore>) {
+    let counted = Arc::clone(store);
+    metrics.read_from(Source::StoreReconnects, move || counted.stats().reconnects);
+    let counted = Arc::clone(store);
+    metrics.read_from(Source::StoreUnreplicated, move || counted.stats().unreplicated);
 }
 
 /// Lets the metrics read what the parts count themselves.

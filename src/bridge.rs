@@ -416,4 +416,6 @@ impl From<&Rejected> for CookieDrop {
 }
 
 #[cfg(test)]
+mod explorer;
+#[cfg(test)]
 mod tests;

@@ -16,13 +16,13 @@
 //!
 //! ```text
 //! main → cli → { app, config, lifecycle, telemetry }
-//!              app → { bridge, store, wire, ops, lifecycle, metrics, config }
+//!              app → { bridge, store, wire, ops, lifecycle, metrics, config, tls }
 //!                    bridge  → { session, wire, metrics }
-//!                    store   → session
+//!                    store   → { session, tls }
 //!                    ops     → { session, metrics }
 //!                    metrics → session
-//!                    wire    → { session::clock, lifecycle }
-//!                    session, lifecycle → nothing of ours
+//!                    wire    → { session::clock, lifecycle, tls }
+//!                    session, lifecycle, tls → nothing of ours
 //! ```
 //!
 //! `session` is pure: no runtime, no HTTP library, no driver. `bridge` knows the trait
@@ -40,4 +40,5 @@ pub mod ops;
 pub mod session;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod wire;

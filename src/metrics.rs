@@ -32,6 +32,8 @@
 //! | `session_bridge_upstream_connects_total` | counter | | connections opened to the backend |
 //! | `session_bridge_upstream_reuses_total` | counter | | requests sent over a connection that was open already |
 //! | `session_bridge_upstream_retries_total` | counter | | requests sent once more, as they provably never arrived |
+//! | `session_bridge_store_reconnects_total` | counter | | connections to Redis made in place of others |
+//! | `session_bridge_store_unreplicated_total` | counter | | changes that stand and that fewer replicas of Redis confirmed in time than `store.wait_replicas` |
 //! | `session_bridge_ready` | gauge | | 1 while this replica is ready, else 0 |
 //! | `session_bridge_build_info` | gauge | `version` | always 1 |
 
@@ -109,6 +111,10 @@ pub enum Source {
     CommitsPendingAge,
     /// 1 while ready.
     Ready,
+    /// Connections to the store made in place of others so far.
+    StoreReconnects,
+    /// Changes so far that fewer replicas of the store confirmed than was asked for.
+    StoreUnreplicated,
 }
 
 impl Metrics {
@@ -350,6 +356,8 @@ struct Sources {
     commits_pending_bytes: Read,
     commits_pending_age: Read,
     ready: Read,
+    store_reconnects: Read,
+    store_unreplicated: Read,
 }
 
 impl Sources {
@@ -381,7 +389,7 @@ impl Sources {
         ),
         (Source::Ready, "ready", "Whether this replica is ready"),
     ];
-    const COUNTERS: [(Source, &'static str, &'static str); 3] = [
+    const COUNTERS: [(Source, &'static str, &'static str); 5] = [
         (
             Source::UpstreamConnects,
             "upstream_connects",
@@ -393,6 +401,16 @@ impl Sources {
             "Requests sent over an open connection",
         ),
         (Source::UpstreamRetries, "upstream_retries", "Requests sent once more"),
+        (
+            Source::StoreReconnects,
+            "store_reconnects",
+            "Connections to the store made in place of others",
+        ),
+        (
+            Source::StoreUnreplicated,
+            "store_unreplicated",
+            "Changes that fewer replicas of the store confirmed than was asked for",
+        ),
     ];
 
     const fn slot(&self, source: Source) -> &Read {
@@ -406,6 +424,8 @@ impl Sources {
             Source::CommitsPendingBytes => &self.commits_pending_bytes,
             Source::CommitsPendingAge => &self.commits_pending_age,
             Source::Ready => &self.ready,
+            Source::StoreReconnects => &self.store_reconnects,
+            Source::StoreUnreplicated => &self.store_unreplicated,
         }
     }
 

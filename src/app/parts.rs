@@ -33,8 +33,9 @@ use crate::session::install_id::Format;
 use crate::session::record::{CookiePolicy, Lifetime};
 use crate::session::store::SessionStore;
 use crate::store::memory::MemoryStore;
-use crate::store::redis::{Address, Login, RedisOptions, RedisStore};
+use crate::store::redis::{Address, Login, RedisOptions, RedisStore, Servers};
 use crate::store::sql::SqliteStore;
+use crate::tls;
 use crate::wire::headers::TrustedProxies;
 use crate::wire::server::{Edge, EdgeRefusal, EdgeStats, ServerOptions};
 use crate::wire::upstream::{Upstream, UpstreamOptions};
@@ -68,25 +69,40 @@ async fn open_backend(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Ar
 }
 
 fn redis(url: &RedisUrl, store: &config::Store) -> Result<RedisOptions, StartError> {
-    let missing = |what: &str| StartError(format!("store.url: {what} is not available in this version"));
-    if url.tls {
-        return Err(missing("TLS"));
-    }
-    if store.wait_replicas > 0 {
-        return Err(missing("store.wait_replicas"));
-    }
-    let (server, database) = match &url.topology {
-        RedisTopology::One { server, database } => (address(server), *database),
-        RedisTopology::Sentinel { .. } => return Err(missing("Sentinel")),
-        RedisTopology::Cluster { .. } => return Err(missing("a cluster")),
+    let (servers, database) = match &url.topology {
+        RedisTopology::One { server, database } => (Servers::One(address(server)), *database),
+        RedisTopology::Sentinel {
+            sentinels,
+            master,
+            database,
+        } => {
+            let servers = Servers::Sentinel {
+                sentinels: sentinels.iter().map(address).collect(),
+                master: master.clone(),
+                login: login(store.sentinel_username.as_ref(), store.sentinel_password.as_ref()),
+            };
+            (servers, *database)
+        }
+        RedisTopology::Cluster { seeds } => (Servers::Cluster(seeds.iter().map(address).collect()), 0),
     };
     Ok(RedisOptions {
-        server,
+        servers,
         login: login(url.username.as_ref(), url.password.as_ref().or(store.password.as_ref())),
+        tls: if url.tls { Some(store_tls(&store.tls)?) } else { None },
         database,
         timeout: store.timeout,
         key_prefix: store.key_prefix.clone(),
+        wait_replicas: store.wait_replicas,
     })
+}
+
+fn store_tls(material: &config::StoreTls) -> Result<tls::Client, StartError> {
+    let identity = match (&material.cert, &material.key) {
+        (Some(cert), Some(key)) => Some((cert.expose(), key.expose())),
+        _ => None,
+    };
+    tls::Client::new(material.ca.as_ref().map(Secret::expose), identity)
+        .map_err(|error| StartError(format!("store.tls.{}: {error}", error.part())))
 }
 
 fn address(address: &config::Address) -> Address {

@@ -168,11 +168,15 @@ impl Acquire {
                     self.metrics.lease(LeaseEvent::Waited);
                     match follower.landing().await {
                         Landing::Session(snapshot) => {
-                            return Ok(Ready {
-                                snapshot: self.latest(key, seen.as_deref(), Some(snapshot)).await?,
-                                lead: None,
-                                waited,
-                            });
+                            let snapshot = self.latest(key, seen.as_deref(), Some(snapshot)).await?;
+                            // It may have ended meanwhile; then somebody must lead again.
+                            if self.sessions.has_session(snapshot.as_deref()) {
+                                return Ok(Ready {
+                                    snapshot,
+                                    lead: None,
+                                    waited,
+                                });
+                            }
                         }
                         Landing::Barren(snapshot) if safe => {
                             return Ok(Ready {

@@ -6,8 +6,8 @@ use super::document::{Node, Table, Value};
 use super::reader::Reader;
 use super::schema::Parts;
 use super::sealing::{Sealing, same_twice};
-use super::sections::{Route, RouteSession};
-use super::url::StoreUrl;
+use super::sections::{Route, RouteSession, Store};
+use super::url::{RedisUrl, StoreUrl};
 
 /// Reports every contradiction.
 pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
@@ -85,57 +85,50 @@ fn cookies(reader: &mut Reader, tree: &Table, parts: &Parts) {
 /// What is set for a store that has no use for it.
 fn store(reader: &mut Reader, tree: &Table, parts: &Parts) {
     let store = &parts.store;
-    let mut contradiction = |keys: &[&str], message: &str| reader.contradiction(tree, keys, message);
-    let tls = [
+    let tls = first_set(&[
         ("store.tls.ca", store.tls.ca.is_some()),
         ("store.tls.cert", store.tls.cert.is_some()),
         ("store.tls.key", store.tls.key.is_some()),
-    ];
-    let sentinel = [
+    ]);
+    let sentinel = first_set(&[
         ("store.sentinel_username", store.sentinel_username.is_some()),
         ("store.sentinel_password_file", store.sentinel_password.is_some()),
-    ];
-    let redis = [
+    ]);
+    let redis = first_set(&[
         ("store.password_file", store.password.is_some()),
         ("store.wait_replicas", store.wait_replicas > 0),
-    ];
-    let set = |keys: &[(&'static str, bool)]| keys.iter().filter(|(_, set)| *set).map(|(key, _)| *key).next();
+    ]);
+    let mut contradiction = |keys: &[&str], message: &str| reader.contradiction(tree, keys, message);
     let StoreUrl::Redis(url) = &store.url else {
-        for key in [set(&tls), set(&sentinel), set(&redis)].into_iter().flatten() {
-            contradiction(
-                &[key, "store.url"],
-                "is for a store in Redis, and store.url names another one",
-            );
+        for key in [tls, sentinel, redis].into_iter().flatten() {
+            let message = "is for a store in Redis, and store.url names another one";
+            contradiction(&[key, "store.url"], message);
         }
         return;
     };
-    match set(&tls) {
-        Some(key) if !url.tls => {
-            contradiction(
-                &[key, "store.url"],
-                "store.url is of no TLS: write rediss:// in place of redis://",
-            );
-        }
-        _ if store.tls.cert.is_some() != store.tls.key.is_some() => {
-            contradiction(
-                &["store.tls.cert", "store.tls.key"],
-                "cert and key belong together: both or neither",
-            );
-        }
-        _ => {}
+    if let Some(key) = tls.filter(|_| !url.tls) {
+        let message = "store.url is of no TLS: write rediss:// in place of redis://";
+        contradiction(&[key, "store.url"], message);
+    } else if store.tls.cert.is_some() != store.tls.key.is_some() {
+        let message = "cert and key belong together: both or neither";
+        contradiction(&["store.tls.cert", "store.tls.key"], message);
     }
-    match set(&sentinel) {
-        Some(key) if !url.has_sentinels() => {
-            contradiction(
-                &[key, "store.url"],
-                "there are no sentinels in store.url: redis-sentinel://…",
-            );
-        }
-        Some(key) if store.sentinel_password.is_none() => {
-            contradiction(&[key], "a user needs a password: set sentinel_password_file too");
-        }
-        _ => {}
+    if let Some(key) = sentinel.filter(|_| !url.has_sentinels()) {
+        let message = "there are no sentinels in store.url: redis-sentinel://…";
+        contradiction(&[key, "store.url"], message);
+    } else if let Some(key) = sentinel.filter(|_| store.sentinel_password.is_none()) {
+        contradiction(&[key], "a user needs a password: set sentinel_password_file too");
     }
+    // By the rule of Redis, the keys of one installation would then lie on different nodes.
+    let tag = store.key_prefix.split_once('{').map(|(_, tag)| tag);
+    if url.is_cluster() && tag.is_some_and(|tag| tag.starts_with('}')) {
+        let message = "its first braces are empty, {}: a cluster would keep the keys of one session apart";
+        contradiction(&["store.key_prefix", "store.url"], message);
+    }
+    password(store, url, contradiction);
+}
+
+fn password(store: &Store, url: &RedisUrl, mut contradiction: impl FnMut(&[&str], &str)) {
     match (&url.username, &url.password, &store.password) {
         (_, Some(_), Some(_)) => contradiction(
             &["store.password_file", "store.url"],
@@ -147,6 +140,11 @@ fn store(reader: &mut Reader, tree: &Table, parts: &Parts) {
         ),
         _ => {}
     }
+}
+
+/// The first of these keys that is set.
+fn first_set(keys: &[(&'static str, bool)]) -> Option<&'static str> {
+    keys.iter().find(|(_, set)| *set).map(|(key, _)| *key)
 }
 
 fn routes(reader: &mut Reader, tree: &Table, parts: &Parts) {

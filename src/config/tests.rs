@@ -441,6 +441,7 @@ const WRONG: &[(&str, &str)] = &[
     ("store.url = \"memory:\"\nstore.wait_replicas = 1", "bridge.toml:2: store.wait_replicas: is for a store in Redis, and store.url names another one"),
     ("store.sentinel_username = \"u\"", "bridge.toml:1: store.sentinel_username: is for a store in Redis, and store.url names another one"),
     ("store.url = \"redis://h\"\nstore.sentinel_username = \"u\"", "bridge.toml:2: store.sentinel_username: there are no sentinels in store.url: redis-sentinel://…"),
+    ("store.url = \"redis-cluster://h\"\nstore.key_prefix = \"a{}{b}:\"", "bridge.toml:2: store.key_prefix: its first braces are empty, {}: a cluster would keep the keys of one session apart"),
     ("store.url = \"redis-sentinel://h/m\"\nstore.sentinel_username = \"u\"", "bridge.toml:2: store.sentinel_username: a user needs a password: set sentinel_password_file too"),
     // Not in this version.
     ("server.tls = { cert = \"\", key = \"\" }", "bridge.toml:1: server.tls is not available in this version"),

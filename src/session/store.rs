@@ -326,9 +326,23 @@ pub trait SessionStore: Send + Sync + 'static {
     /// A short name of the kind of store, for logs and metrics: `memory`, `sqlite`, `redis`.
     fn kind(&self) -> &'static str;
 
+    /// What it counts itself, for metrics. A layer over a store passes on what that counts.
+    fn stats(&self) -> StoreStats {
+        StoreStats::default()
+    }
+
     /// Makes everything durable and lets go of files and connections; this may take longer than the deadline of the
     /// other calls. Calls after this fail.
     fn close(&self) -> StoreFuture<'_, ()>;
+}
+
+/// What a store counts itself, from its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Connections made in place of others.
+    pub reconnects: u64,
+    /// Changes that stand, and that fewer replicas confirmed in time than was asked for.
+    pub unreplicated: u64,
 }
 
 /// A record to be written.

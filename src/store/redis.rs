@@ -1,7 +1,8 @@
 //! The store in Redis (6 or later) or Valkey: what replicas share. See `layout` for what lies there.
 //!
-//! One multiplexed connection a replica, which the store makes and replaces by itself. A load is one plain `GET`;
-//! each change is one script.
+//! Two multiplexed connections a replica, one for reads and one for changes, which the store makes and replaces by
+//! itself (`link`, with TLS where it is asked for), to a server that is given or that `sentinel` finds; or two to each
+//! master of a `cluster`. A load is one plain `GET`; each change is one script.
 //!
 //! * **Time.** The expiry is kept by Redis: what `GET` returns is alive, whatever the clock of this replica says.
 //!   The `expires_at` of a record was told by the clock of the replica that wrote or touched it last.
@@ -14,116 +15,60 @@
 //!   [`StoreError::Unreadable`] and never overwritten: only a `discard` takes it away. (A `touch` finds no such version
 //!   there. To `observe`, a value that is no string is absent: so Redis answers.)
 
+mod cluster;
+mod dial;
 mod gather;
 mod layout;
 mod link;
+mod options;
 mod patience;
+mod place;
+mod replicas;
 mod scripts;
+mod sentinel;
+mod server;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, RedisConnectionInfo, RedisError, ServerError, Value};
+use redis::{Cmd, ServerError, Value};
 use tokio::time::Instant;
 
+pub use self::options::{Address, Login, RedisOptions, Servers};
+
+use self::cluster::{Cluster, ClusterTarget};
 use self::layout::{keys, parse_record, record_bytes, record_key, token_bytes, version_bytes};
 use self::link::{Link, Target};
+use self::place::Place;
+use self::replicas::Replicas;
 use self::scripts::{Answer, Lua};
+use self::sentinel::{Question, Sentinels};
+use self::server::{Effect, Failure, Server};
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::store::{
     Acquired, BARREN_MEMORY, Created, Flaw, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
-    SessionStore, StoreError, StoreFuture, Stored, Unreadable, Version,
+    SessionStore, StoreError, StoreFuture, StoreStats, Stored, Unreadable, Version,
 };
-
-/// Where Redis is, and how to use it. Its `Debug` leaves the login out.
-#[derive(Clone)]
-pub struct RedisOptions {
-    /// Where the server is.
-    pub server: Address,
-    /// Who we are there.
-    pub login: Login,
-    /// The number of the database.
-    pub database: u16,
-    /// The deadline of every call.
-    pub timeout: Duration,
-    /// What the names of all keys start with.
-    pub key_prefix: String,
-}
-
-/// A host and a port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Address {
-    /// A name, or an address without the brackets of IPv6.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
-/// A user and a password; its `Debug` shows neither.
-#[derive(Clone, Default)]
-pub struct Login {
-    /// The user; unset: the default user.
-    pub username: Option<String>,
-    /// The password; unset: there is no login.
-    pub password: Option<String>,
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Login(***)")
-    }
-}
-
-impl Login {
-    /// How a connection is greeted, in this database.
-    fn greeting(&self, database: u16) -> RedisConnectionInfo {
-        let mut info = RedisConnectionInfo::default().set_db(database.into());
-        if let Some(username) = &self.username {
-            info = info.set_username(username);
-        }
-        if let Some(password) = &self.password {
-            info = info.set_password(password);
-        }
-        info
-    }
-}
-
-impl fmt::Debug for RedisOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisOptions")
-            .field("server", &self.server)
-            .field("database", &self.database)
-            .field("timeout", &self.timeout)
-            .field("key_prefix", &self.key_prefix)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Records and leases in Redis.
 pub struct RedisStore {
-    link: Link,
+    servers: Connected,
     clock: Arc<dyn Clock>,
     timeout: Duration,
     prefix: String,
-    probe: Cmd,
 }
 
-/// Whether a command changes anything: what the loss of its answer means.
-#[derive(Clone, Copy)]
-enum Effect {
-    Read,
-    Change,
+/// Who is asked.
+enum Connected {
+    One {
+        server: Server,
+        probe: Cmd,
+        /// Where replicas are waited for.
+        replicas: Option<Replicas>,
+        /// Who is asked where it is.
+        sentinels: Option<Sentinels>,
+    },
+    Cluster(Cluster),
 }
 
 impl RedisStore {
@@ -133,70 +78,99 @@ impl RedisStore {
     /// Must be called inside a Tokio runtime.
     #[must_use]
     pub fn connect(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
-        let probe = probe(&options.key_prefix);
-        let target = Target {
-            login: options.login.greeting(options.database),
-            host: options.server.host,
-            port: options.server.port,
-            timeout: options.timeout,
-            probe: probe.clone(),
+        let servers = match &options.servers {
+            Servers::One(address) => Connected::one(&options, options.target(address.clone()), None),
+            Servers::Sentinel {
+                sentinels,
+                master,
+                login,
+            } => {
+                let question = Question {
+                    master: master.clone(),
+                    login: login.greeting(0),
+                    tls: options.tls.clone(),
+                    timeout: options.timeout,
+                };
+                let sentinels = Sentinels::ask(sentinels, question);
+                Connected::one(&options, options.target(Address::default()), Some(sentinels))
+            }
+            Servers::Cluster(seeds) => Connected::Cluster(Cluster::new(ClusterTarget {
+                seeds: seeds.clone(),
+                node: options.target(Address::default()),
+                prefix: options.key_prefix.clone(),
+                wait_replicas: options.wait_replicas,
+            })),
         };
         Self {
-            link: Link::new(target),
+            servers,
             clock,
             timeout: options.timeout,
             prefix: options.key_prefix,
-            probe,
         }
     }
 
-    async fn read(&self, cmd: &Cmd) -> Result<Value, StoreError> {
-        let deadline = Instant::now() + self.timeout;
-        match self.ask(cmd, deadline, None).await {
-            // A read may be asked twice, on the next connection: this one may have been closed for idleness just now.
-            Err(Failure::Lost(number)) => self.ask(cmd, deadline, Some(number)).await,
-            other => other,
+    async fn read(&self, key: &[u8], cmd: &Cmd) -> Result<Value, StoreError> {
+        let by = Instant::now() + self.timeout;
+        match &self.servers {
+            Connected::One { server, .. } => server.ask(cmd, Effect::Read, by).await,
+            Connected::Cluster(cluster) => cluster.read(key, cmd, by).await,
         }
         .map_err(|failure| self.explain(failure, Effect::Read))
     }
 
-    async fn run(&self, script: &Lua, key: &Key, args: &[&[u8]]) -> Result<Answer, StoreError> {
-        let deadline = Instant::now() + self.timeout;
-        let keys = keys(&self.prefix, key);
-        let answer = match self.ask(&script.by_hash(&keys, args), deadline, None).await {
-            Err(Failure::Refused(error)) if error.code() == "NOSCRIPT" => {
-                self.ask(&script.in_full(&keys, args), deadline, None).await
-            }
-            other => other,
-        };
-        answer
-            .map(Answer::from)
-            .map_err(|failure| self.explain(failure, Effect::Change))
-    }
-
-    /// Asks once, on a connection later than number `after`. What looks like a broken one is reported to the link.
-    async fn ask(&self, cmd: &Cmd, deadline: Instant, after: Option<u64>) -> Result<Value, Failure> {
-        let (number, mut connection) = self.link.connection(deadline, after).await.map_err(Failure::NotSent)?;
-        match patience::within(deadline, connection.send_packed_command(cmd)).await {
-            Some(Ok(Value::ServerError(error))) => {
-                if error.code() == "READONLY" {
-                    self.link.suspect();
-                }
-                Err(Failure::Refused(error))
-            }
-            Some(Ok(value)) => Ok(value),
-            Some(Err(error)) => {
-                self.link.suspect();
-                Err(if error.is_io_error() {
-                    Failure::Lost(number)
-                } else {
-                    Failure::Garbled(error)
+    /// The values of these keys of one installation; as of one moment, unless they are on their way to another node.
+    async fn values(&self, names: &[&[u8]]) -> Result<Vec<Value>, StoreError> {
+        let by = Instant::now() + self.timeout;
+        match &self.servers {
+            Connected::One { server, .. } => {
+                let mut get = redis::cmd("MGET");
+                get.arg(names);
+                server.ask(&get, Effect::Read, by).await.map(|values| match values {
+                    Value::Array(values) => values,
+                    other => vec![other],
                 })
             }
-            None => {
-                self.link.suspect();
-                Err(Failure::Late)
-            }
+            Connected::Cluster(cluster) => cluster.values(names, by).await,
+        }
+        .map_err(|failure| self.explain(failure, Effect::Read))
+    }
+
+    /// What a script answers; `names` are the keys that it needs, and no others.
+    async fn run(&self, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
+        self.run_by(Instant::now() + self.timeout, script, names, args).await
+    }
+
+    /// The same for a change of a record: it counts when replicas have it, where that is asked for.
+    async fn change(&self, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
+        let by = Instant::now() + self.timeout;
+        let answer = self.run_by(by, script, names, args).await;
+        if matches!(answer, Ok(Answer::Done)) {
+            self.servers.confirm(names, by).await;
+        }
+        answer
+    }
+
+    async fn run_by(&self, by: Instant, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
+        let call = script.on(names, args);
+        match &self.servers {
+            Connected::One { server, .. } => match server.ask(&call.by_hash(), Effect::Change, by).await {
+                Err(Failure::Refused(error)) if error.code() == "NOSCRIPT" => {
+                    server.ask(&call.in_full(), Effect::Change, by).await
+                }
+                other => other,
+            },
+            Connected::Cluster(cluster) => cluster.run(&call, by).await,
+        }
+        .map(Answer::from)
+        .map_err(|failure| self.explain(failure, Effect::Change))
+    }
+
+    /// The keys of a change to a record: the lease is one of them only where it is asked for.
+    fn fenced_keys(&self, key: &Key, fence: Option<LeaseToken>) -> Vec<Vec<u8>> {
+        let [record, lease, _] = keys(&self.prefix, key);
+        match fence {
+            Some(_) => vec![record, lease],
+            None => vec![record],
         }
     }
 
@@ -204,13 +178,15 @@ impl RedisStore {
         match (failure, effect) {
             (Failure::NotSent(error), _) => error,
             (Failure::Refused(error), _) => refused(&error),
-            (Failure::Late, Effect::Read) => StoreError::Timeout,
+            (Failure::Late, Effect::Read | Effect::Trial) => StoreError::Timeout,
             (Failure::Late, Effect::Change) => {
                 StoreError::Ambiguous(format!("no answer within {} ms", self.timeout.as_millis()))
             }
-            (Failure::Lost(_), Effect::Read) => StoreError::Unavailable("the connection was lost".into()),
+            (Failure::Lost(_), Effect::Read | Effect::Trial) => {
+                StoreError::Unavailable("the connection was lost".into())
+            }
             (Failure::Lost(_), Effect::Change) => StoreError::Ambiguous("the connection was lost".into()),
-            (Failure::Garbled(error), Effect::Read) => StoreError::Unavailable(error.category().into()),
+            (Failure::Garbled(error), Effect::Read | Effect::Trial) => StoreError::Unavailable(error.category().into()),
             (Failure::Garbled(error), Effect::Change) => StoreError::Ambiguous(error.category().into()),
         }
     }
@@ -225,18 +201,41 @@ impl RedisStore {
     }
 }
 
-/// Why there is no answer.
-enum Failure {
-    /// There is no connection: nothing was sent.
-    NotSent(StoreError),
-    /// The server answered with an error.
-    Refused(ServerError),
-    /// The deadline passed.
-    Late,
-    /// The connection, which had this number, broke.
-    Lost(u64),
-    /// The answer could not be read.
-    Garbled(RedisError),
+impl Connected {
+    fn one(options: &RedisOptions, target: Target, sentinels: Option<Sentinels>) -> Self {
+        let probe = probe(&options.key_prefix);
+        let place = |target: Target| match &sentinels {
+            Some(sentinels) => sentinels.place(target),
+            None => Place::from(target),
+        };
+        // That reads are answered is seen by a read, and that changes are by a change.
+        let changes = Target {
+            probe: probe.clone(),
+            ..target.clone()
+        };
+        let replicas = (options.wait_replicas > 0).then(|| {
+            let link = Link::beside(place(changes.clone()));
+            Replicas::new(options.wait_replicas, link)
+        });
+        Self::One {
+            server: Server::new(Link::new(place(target)), Link::beside(place(changes))),
+            probe,
+            replicas,
+            sentinels,
+        }
+    }
+
+    /// Waits for replicas to have what was done to these keys, where that is asked for.
+    async fn confirm(&self, names: &[Vec<u8>], by: Instant) {
+        match self {
+            Self::One { replicas, probe, .. } => {
+                if let Some(replicas) = replicas {
+                    replicas.confirm(probe.clone(), by).await;
+                }
+            }
+            Self::Cluster(cluster) => cluster.confirm(names.first().map_or(&[], Vec::as_slice), by).await,
+        }
+    }
 }
 
 /// A harmless write.
@@ -288,19 +287,17 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             let name = record_key(&self.prefix, key);
             let mut get = Cmd::with_capacity(2, name.len() + 3);
-            get.arg("GET").arg(name);
-            record(self.read(&get).await?)
+            get.arg("GET").arg(&name);
+            record(self.read(&name, &get).await?)
         })
     }
 
     fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)> {
         Box::pin(async move {
-            let mut get = redis::cmd("MGET");
-            get.arg(&keys(&self.prefix, key));
-            let Value::Array(values) = self.read(&get).await? else {
-                return unexpected();
-            };
-            let Ok([stored, lease, barren]) = <[Value; 3]>::try_from(values) else {
+            let [record_key, lease_key, barren_key] = keys(&self.prefix, key);
+            // In an order in which they may also be read one by one, see the module of the cluster.
+            let names = [&lease_key[..], &barren_key[..], &record_key[..]];
+            let Ok([lease, barren, stored]) = <[Value; 3]>::try_from(self.values(&names).await?) else {
                 return unexpected();
             };
             let barren = match barren {
@@ -321,7 +318,11 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             let (value, ttl) = self.value(&new);
             match self
-                .run(&scripts::CREATE, key, &[&value, ttl.as_bytes(), &fence_bytes(fence)])
+                .change(
+                    &scripts::CREATE,
+                    &self.fenced_keys(key, fence),
+                    &[&value, ttl.as_bytes(), &fence_bytes(fence)],
+                )
                 .await?
             {
                 Answer::Done => Ok(Created::Won),
@@ -342,7 +343,10 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             let (value, ttl) = self.value(&new);
             let args: [&[u8]; 4] = [&version_bytes(expected), &value, ttl.as_bytes(), &fence_bytes(fence)];
-            match self.run(&scripts::REPLACE, key, &args).await? {
+            match self
+                .change(&scripts::REPLACE, &self.fenced_keys(key, fence), &args)
+                .await?
+            {
                 Answer::Done => Ok(Replaced::Done),
                 Answer::Fenced => Ok(Replaced::Fenced),
                 Answer::Found(there) => Ok(Replaced::Conflict(Some(parse_record(there)?))),
@@ -354,7 +358,11 @@ impl SessionStore for RedisStore {
 
     fn remove<'a>(&'a self, key: &'a Key, expected: Version) -> StoreFuture<'a, Removed> {
         Box::pin(async move {
-            match self.run(&scripts::REMOVE, key, &[&version_bytes(expected)]).await? {
+            let names = self.fenced_keys(key, None);
+            match self
+                .change(&scripts::REMOVE, &names, &[&version_bytes(expected)])
+                .await?
+            {
                 Answer::Done => Ok(Removed::Done),
                 Answer::Found(there) => Ok(Removed::Conflict(Some(parse_record(there)?))),
                 Answer::Nothing => Ok(Removed::Conflict(None)),
@@ -364,7 +372,13 @@ impl SessionStore for RedisStore {
     }
 
     fn discard<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, bool> {
-        Box::pin(async move { done(&self.run(&scripts::DISCARD, key, &[]).await?) })
+        Box::pin(async move {
+            done(
+                &self
+                    .change(&scripts::DISCARD, &self.fenced_keys(key, None), &[])
+                    .await?,
+            )
+        })
     }
 
     fn touch<'a>(&'a self, key: &'a Key, expected: Version, ttl: Duration) -> StoreFuture<'a, bool> {
@@ -372,14 +386,19 @@ impl SessionStore for RedisStore {
             let expiry = self.expiry(ttl).as_millis().to_be_bytes();
             let ttl = millis(ttl);
             let args: [&[u8]; 3] = [&version_bytes(expected), &expiry, ttl.as_bytes()];
-            done(&self.run(&scripts::TOUCH, key, &args).await?)
+            done(&self.run(&scripts::TOUCH, &self.fenced_keys(key, None), &args).await?)
         })
     }
 
     fn acquire_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, Acquired> {
         Box::pin(async move {
+            let [_, lease, barren] = keys(&self.prefix, key);
             match self
-                .run(&scripts::ACQUIRE, key, &[&token_bytes(token), millis(ttl).as_bytes()])
+                .run(
+                    &scripts::ACQUIRE,
+                    &[lease, barren],
+                    &[&token_bytes(token), millis(ttl).as_bytes()],
+                )
                 .await?
             {
                 Answer::Done => Ok(Acquired::Won),
@@ -393,40 +412,69 @@ impl SessionStore for RedisStore {
 
     fn renew_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, ttl: Duration) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            done(
-                &self
-                    .run(&scripts::RENEW, key, &[&token_bytes(token), millis(ttl).as_bytes()])
-                    .await?,
-            )
+            let [_, lease, _] = keys(&self.prefix, key);
+            let ttl = millis(ttl);
+            let args: [&[u8]; 2] = [&token_bytes(token), ttl.as_bytes()];
+            done(&self.run(&scripts::RENEW, &[lease], &args).await?)
         })
     }
 
     fn release_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, end: LeaseEnd) -> StoreFuture<'a, ()> {
         Box::pin(async move {
-            let remember = match end {
-                LeaseEnd::Plain => String::new(),
-                LeaseEnd::Barren => millis(BARREN_MEMORY),
+            let [_, lease, barren] = keys(&self.prefix, key);
+            let (names, remember) = match end {
+                LeaseEnd::Plain => (vec![lease], String::new()),
+                LeaseEnd::Barren => (vec![lease, barren], millis(BARREN_MEMORY)),
             };
-            done(
-                &self
-                    .run(&scripts::RELEASE, key, &[&token_bytes(token), remember.as_bytes()])
-                    .await?,
-            )
-            .map(drop)
+            let args: [&[u8]; 2] = [&token_bytes(token), remember.as_bytes()];
+            done(&self.run(&scripts::RELEASE, &names, &args).await?).map(drop)
         })
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {
-        Box::pin(async move { self.read(&self.probe).await.map(drop) })
+        Box::pin(async move {
+            let by = Instant::now() + self.timeout;
+            match &self.servers {
+                Connected::One { server, probe, .. } => server.ask(probe, Effect::Trial, by).await.map(drop),
+                Connected::Cluster(cluster) => cluster.ping(by).await,
+            }
+            .map_err(|failure| self.explain(failure, Effect::Trial))
+        })
     }
 
     fn kind(&self) -> &'static str {
         "redis"
     }
 
+    fn stats(&self) -> StoreStats {
+        match &self.servers {
+            Connected::One { server, replicas, .. } => StoreStats {
+                reconnects: server.reconnects() + replicas.as_ref().map_or(0, Replicas::reconnects),
+                unreplicated: replicas.as_ref().map_or(0, Replicas::unconfirmed),
+            },
+            Connected::Cluster(cluster) => cluster.stats(),
+        }
+    }
+
     fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(async move {
-            self.link.close();
+            match &self.servers {
+                Connected::One {
+                    server,
+                    replicas,
+                    sentinels,
+                    ..
+                } => {
+                    server.close();
+                    if let Some(replicas) = replicas {
+                        replicas.close();
+                    }
+                    if let Some(sentinels) = sentinels {
+                        sentinels.close();
+                    }
+                }
+                Connected::Cluster(cluster) => cluster.close(),
+            }
             Ok(())
         })
     }

@@ -22,7 +22,7 @@ pub use self::seal::{KEY_LEN, KeyId, OVERHEAD, SealingKey};
 use crate::session::record::FIRST_SEALED;
 use crate::session::store::{
     Acquired, Created, Flaw, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Payload, Removed, Replaced,
-    SessionStore, StoreError, StoreFuture, Stored, Unreadable, Version,
+    SessionStore, StoreError, StoreFuture, StoreStats, Stored, Unreadable, Version,
 };
 
 /// One way in which a record may be written.
@@ -206,6 +206,10 @@ impl SessionStore for SealedStore {
 
     fn kind(&self) -> &'static str {
         self.inner.kind()
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.inner.stats()
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

@@ -117,6 +117,8 @@ impl World {
     fn marks(&self, length: usize) -> Vec<Vec<u8>> {
         let keys = self.redis.keys();
         let records = keys.iter().filter(|name| name.ends_with('}'));
+        // What is remembered of sessions that were ended is never written anew, and outlives any session here.
+        let records = records.filter(|name| self.redis.number(&["PTTL", name]) <= 20_000);
         let found = records.filter_map(|name| match self.redis.command(&["GET", name]) {
             Value::BulkString(record) => Some(record[HEAD..HEAD + length].to_vec()),
             // It was ended since it was listed.

@@ -118,7 +118,7 @@ async fn systemd_is_told_of_the_start_and_of_the_stop() {
         bridge.signal("TERM");
         manager.hears("STOPPING=1").await;
         // Both times, and what is done after them.
-        manager.hears("EXTEND_TIMEOUT_USEC=27000000").await;
+        manager.hears("EXTEND_TIMEOUT_USEC=28000000").await;
         manager
             .hears("STATUS=stopping: 1 requests, 0 tunnels, 1 connections")
             .await;

@@ -404,6 +404,7 @@ async fn a_change_that_cannot_be_stored_in_the_end_is_told_by_the_exit_code() {
     let mut bridge = Bridge::before(&shop.url())
         .store(&format!("redis://127.0.0.1:{}/0", gate.port()))
         .id_cookies(&["sid"])
+        .set("server.drain_timeout", "3s")
         .start()
         .await;
     let address = bridge.traffic;

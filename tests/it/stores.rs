@@ -1,9 +1,12 @@
 //! The stores: one suite for all of them, and what is particular to each.
 
+mod cluster;
 mod contract;
 mod memory;
 mod redis;
 mod sealed;
+mod secured;
+mod sentinel;
 mod sqlite;
 
 use std::future::Future;

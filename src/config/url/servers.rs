@@ -63,6 +63,12 @@ impl fmt::Display for RedisUrl {
 }
 
 impl RedisUrl {
+    /// Whether it is a cluster.
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.topology, RedisTopology::Cluster { .. })
+    }
+
     /// Whether sentinels are asked where the master is.
     #[must_use]
     pub fn has_sentinels(&self) -> bool {

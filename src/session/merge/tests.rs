@@ -1,4 +1,5 @@
 mod failover;
+mod model;
 
 use proptest::prelude::*;
 

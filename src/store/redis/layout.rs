@@ -5,7 +5,8 @@
 //!                            numbers are big-endian
 //! {prefix}{<digest>}:lease   the token of the holder (16 bytes)
 //! {prefix}{<digest>}:barren  how many leaders ended without starting a session, in decimal
-//! {prefix}ping               written by the health check
+//! {prefix}{<digest>}:mark    written, in a cluster, where a change waits for replicas
+//! {prefix}ping               written by the health check, in a cluster as ping:<number>
 //! ```
 //!
 //! The digest stands in braces, which makes it the hash tag of a cluster: the three keys of an installation share one

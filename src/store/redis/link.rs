@@ -1,46 +1,52 @@
-//! The one connection to Redis: made, watched and replaced in the background.
+//! A connection to Redis: made, watched and replaced in the background.
 //!
-//! The supervisor owns the connection. Callers take a clone of it, and say so when something about it looked wrong;
-//! the supervisor then tries it out and replaces it if need be. A caller never connects by itself.
+//! ```text
+//!          dialled, and the probe answered
+//!   Down ────────────────────────────────▶ Up ──┐ the probe said READONLY: dialled anew, and swapped
+//!    ▲ ◀───────────────────────────────────┘ ◀──┘
+//!    │     it broke, the probe was not answered in time, or the master is elsewhere
+//!  start        Closed: from both, by close(), for good
+//! ```
+//!
+//! * **Who moves it.** The supervisor alone, a task. Callers take a clone of the connection, and say so when
+//!   something about it looked wrong ([`Link::suspect`]); the supervisor then asks the probe. Of a connection that was
+//!   silent for a second ([`Link::heard`]) it asks it unasked: the peer may have vanished without a word. A caller
+//!   never connects, nor waits for more than its own answer.
+//! * **Up** means that the probe was answered in time on this very connection: a server that accepts connections and
+//!   answers nothing (frozen, paused, too slow for the time-out) is down, and does not come and go.
+//! * **Down** is a circuit breaker. A loss is waited out for as long as a call may take; after that calls fail at once
+//!   until the supervisor is through. It tries with pauses of random length (full jitter), a quarter of a second at
+//!   most.
+//! * **An answer is an answer**: `LOADING`, `NOAUTH`, `MASTERDOWN` and the like come to the callers, by a link that is
+//!   up. Only `READONLY` has the server looked up again.
+//! * **Told** are the loss and the return, once each; what happens in between is for `debug`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, Value};
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
-use super::gather::Gather;
+pub(super) use super::dial::Target;
+use super::dial::{Health, Live, dial, settings};
+use super::place::Place;
 use crate::session::store::StoreError;
 
 /// The longest pause between two attempts to connect: a Redis that comes back is in use again well within a second.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// The pause after the first failed attempt; it doubles with each further one.
+/// The longest pause after the first failed attempt; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-
-/// An attempt to connect and to log in ends after the time-out of calls, but neither before nor after these.
-const DIAL_WITHIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 
 /// A connection that was replaced because its server is read-only is not replaced again within this time.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// How many commands may wait to be written to the connection; further ones wait to be queued.
-const QUEUE: usize = 1024;
-
-/// Where Redis is and how to log in. Secret: it holds the password.
-pub(super) struct Target {
-    pub(super) host: String,
-    pub(super) port: u16,
-    pub(super) login: RedisConnectionInfo,
-    pub(super) timeout: Duration,
-    /// A write that does no harm: it shows whether the server takes writes.
-    pub(super) probe: Cmd,
-}
+/// How long a connection may be silent before it is asked.
+const SILENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 enum State {
@@ -63,12 +69,27 @@ pub(super) struct Link {
 struct Shared {
     state: watch::Sender<State>,
     suspect: Notify,
+    renew: Notify,
+    heard: AtomicBool,
+    /// How often it came up again.
+    reconnects: AtomicU64,
+    /// Whether the loss and the return are told.
+    told: bool,
 }
 
 impl Link {
-    /// Starts to connect, in the background.
-    pub(super) fn new(target: Target) -> Self {
-        let timeout = target.timeout;
+    /// Starts to connect to this server, or to whichever one the place names, in the background.
+    pub(super) fn new(place: impl Into<Place>) -> Self {
+        Self::start(place.into(), true)
+    }
+
+    /// The same beside another link that leads to the same place: the loss and the return are told at `debug` only.
+    pub(super) fn beside(place: impl Into<Place>) -> Self {
+        Self::start(place.into(), false)
+    }
+
+    fn start(place: Place, told: bool) -> Self {
+        let timeout = place.timeout();
         let down = State::Down {
             since: Instant::now(),
             why: "not connected yet".into(),
@@ -76,8 +97,12 @@ impl Link {
         let shared = Arc::new(Shared {
             state: watch::Sender::new(down),
             suspect: Notify::new(),
+            renew: Notify::new(),
+            heard: AtomicBool::new(false),
+            reconnects: AtomicU64::new(0),
+            told,
         });
-        let supervisor = AbortOnDropHandle::new(tokio::spawn(supervise(target, Arc::clone(&shared))));
+        let supervisor = AbortOnDropHandle::new(tokio::spawn(supervise(place, Arc::clone(&shared))));
         Self {
             shared,
             supervisor,
@@ -121,6 +146,26 @@ impl Link {
         self.shared.suspect.notify_one();
     }
 
+    /// Has the server looked up again and connected to: it said that it takes no writes.
+    pub(super) fn renew(&self) {
+        self.shared.renew.notify_one();
+    }
+
+    /// Notes that an answer came.
+    pub(super) fn heard(&self) {
+        self.shared.heard.store(true, Ordering::Relaxed);
+    }
+
+    /// How often a connection was made after the first one.
+    pub(super) fn reconnects(&self) -> u64 {
+        self.shared.reconnects.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is a connection.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(&*self.shared.state.borrow(), State::Up(..))
+    }
+
     /// Lets go of the connection, for good.
     pub(super) fn close(&self) {
         self.supervisor.abort();
@@ -128,57 +173,69 @@ impl Link {
     }
 }
 
-/// A connection, and the task that moves its bytes: the connection ends with it.
-struct Live {
-    connection: MultiplexedConnection,
-    driver: AbortOnDropHandle<()>,
-}
-
-/// What became of a connection that was tried out.
-enum Health {
-    Good,
-    /// It answers, but takes no writes: the server may have been demoted, and the name may lead elsewhere now.
-    ReadOnly,
-    Dead,
-}
-
-async fn supervise(target: Target, shared: Arc<Shared>) {
+async fn supervise(mut place: Place, shared: Arc<Shared>) {
     let mut number = 0;
+    let mut lost_at = None;
     loop {
-        let mut live = connect(&target, &shared).await;
+        let (mut live, target) = connect(&mut place, &shared).await;
         number += 1;
         shared.publish(State::Up(number, live.connection.clone()));
-        info!(host = target.host, port = target.port, "connected to Redis");
-        watch_over(&mut live, &mut number, &target, &shared).await;
+        shared.tell_up(&target, number, lost_at);
+        let why = watch_over(&mut live, &mut number, &mut place, target, &shared).await;
+        lost_at = Some(Instant::now());
         shared.publish(State::Down {
             since: Instant::now(),
-            why: "the connection was lost".into(),
+            why: why.into(),
         });
-        warn!(
-            host = target.host,
-            port = target.port,
-            "the connection to Redis was lost"
-        );
+        place.doubt();
     }
 }
 
-/// Returns when the connection is of no use any more.
-async fn watch_over(live: &mut Live, number: &mut u64, target: &Target, shared: &Shared) {
+/// Returns why the connection is of no use any more.
+async fn watch_over(
+    live: &mut Live,
+    number: &mut u64,
+    place: &mut Place,
+    mut target: Target,
+    shared: &Shared,
+) -> String {
     let mut replaced_at: Option<Instant> = None;
+    let mut look_at = Instant::now() + SILENCE;
+    let lost = |target: &Target, why: String| {
+        shared.tell_down(target, &why);
+        why
+    };
     loop {
-        tokio::select! {
-            _ = &mut live.driver => return,
-            () = shared.suspect.notified() => {}
-        }
-        match try_out(&live.connection, target).await {
+        let health = tokio::select! {
+            _ = &mut live.driver => return lost(&target, "the connection was lost".into()),
+            () = place.moved() => return lost(&target, "the master is another server now".into()),
+            () = shared.renew.notified() => Health::ReadOnly,
+            () = shared.suspect.notified() => live.try_out(&target).await,
+            () = sleep_until(look_at) => {
+                look_at = Instant::now() + SILENCE;
+                if shared.heard.swap(false, Ordering::Relaxed) {
+                    continue;
+                }
+                live.try_out(&target).await
+            }
+        };
+        match health {
             Health::Good => {}
-            Health::Dead => return,
+            Health::Dead(why) => return lost(&target, why),
             Health::ReadOnly if replaced_at.is_some_and(|at| at.elapsed() < SETTLE) => {}
             Health::ReadOnly => {
                 replaced_at = Some(Instant::now());
-                if let Ok(next) = dial(target).await {
+                place.doubt();
+                let made = tokio::select! {
+                    biased;
+                    made = attempt(place) => made,
+                    _ = &mut live.driver => return lost(&target, "the connection was lost".into()),
+                };
+                if let Ok((next, there)) = made {
                     *number += 1;
                     shared.publish(State::Up(*number, next.connection.clone()));
+                    shared.reconnects.fetch_add(1, Ordering::Relaxed);
+                    target = there;
                     // The old one serves the calls that are under way, and ends with the last of them.
                     drop(std::mem::replace(live, next).driver.detach());
                 }
@@ -187,29 +244,41 @@ async fn watch_over(live: &mut Live, number: &mut u64, target: &Target, shared: 
     }
 }
 
-async fn try_out(connection: &MultiplexedConnection, target: &Target) -> Health {
-    let mut connection = connection.clone();
-    match tokio::time::timeout(target.timeout, connection.send_packed_command(&target.probe)).await {
-        Ok(Ok(Value::ServerError(error))) if error.code() == "READONLY" => Health::ReadOnly,
-        // Any other refusal is an answer all the same: another connection would get it too.
-        Ok(Ok(_)) => Health::Good,
-        Ok(Err(_)) | Err(_) => Health::Dead,
+/// Tries until it has a connection that works.
+async fn connect(place: &mut Place, shared: &Shared) -> (Live, Target) {
+    let mut longest = FIRST_PAUSE;
+    loop {
+        let here = place.clone();
+        let outcome = tokio::select! {
+            biased;
+            outcome = attempt(&here) => outcome,
+            // What hangs on the way to the old place is given up.
+            () = place.moved() => continue,
+        };
+        match outcome {
+            Ok(made) => return made,
+            Err(why) => {
+                debug!(why, "cannot connect to Redis");
+                shared.still_down(&why);
+                place.doubt();
+            }
+        }
+        // Full jitter: replicas that lost their Redis together do not come back in step.
+        tokio::select! {
+            () = tokio::time::sleep(longest.mul_f64(fastrand::f64())) => longest = (longest * 2).min(LONGEST_PAUSE),
+            () = place.moved() => {}
+        }
     }
 }
 
-async fn connect(target: &Target, shared: &Shared) -> Live {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match dial(target).await {
-            Ok(live) => return live,
-            Err(why) => {
-                debug!(host = target.host, port = target.port, why, "cannot connect to Redis");
-                shared.still_down(&why);
-            }
-        }
-        // Between half and all of it: replicas that lost their Redis together do not come back in step.
-        tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+/// One attempt: a connection to where the server is now, that was seen to work.
+async fn attempt(place: &Place) -> Result<(Live, Target), String> {
+    let target = place.target()?;
+    let live = dial(&target, settings()).await?;
+    place.verify(&live).await?;
+    match live.try_out(&target).await {
+        Health::Good | Health::ReadOnly => Ok((live, target)),
+        Health::Dead(why) => Err(why),
     }
 }
 
@@ -233,46 +302,26 @@ impl Shared {
             false
         });
     }
-}
 
-/// One attempt; the name is resolved anew. The error is fit to be shown.
-async fn dial(target: &Target) -> Result<Live, String> {
-    let within = target.timeout.clamp(DIAL_WITHIN.0, DIAL_WITHIN.1);
-    let attempt = async {
-        let stream = TcpStream::connect((target.host.as_str(), target.port))
-            .await
-            .map_err(|error| format!("cannot connect: {error}"))?;
-        // Neither is worth failing for: they only make it faster and notice the loss of an idle peer.
-        let _ = stream.set_nodelay(true);
-        let keep_alive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(15));
-        let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keep_alive);
-        let config = AsyncConnectionConfig::new()
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE);
-        let (connection, driver) = MultiplexedConnection::new_with_config(&target.login, Gather::new(stream), config)
-            .await
-            .map_err(|error| refused_login(&error))?;
-        Ok(Live {
-            connection,
-            driver: AbortOnDropHandle::new(tokio::spawn(driver)),
-        })
-    };
-    match tokio::time::timeout(within, attempt).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(format!("no connection within {} ms", within.as_millis())),
-    }
-}
-
-/// Says why the greeting failed, without the server's own words: some servers repeat what they were sent, and that
-/// held the password.
-fn refused_login(error: &RedisError) -> String {
-    match (error.kind(), error.code()) {
-        (ErrorKind::Io, _) => "the connection was closed during the greeting".into(),
-        // The code of most errors: a password where none is set, a user or a database that there is not.
-        (_, Some("ERR")) => {
-            "the server refused the greeting: are user, password and database of store.url right?".into()
+    fn tell_up(&self, target: &Target, number: u64, lost_at: Option<Instant>) {
+        let (host, port) = (&target.host, target.port);
+        if number > 1 {
+            self.reconnects.fetch_add(1, Ordering::Relaxed);
         }
-        (_, Some(code)) => format!("the server refused the greeting: {code}"),
-        (_, None) => format!("the server refused the greeting: {}", error.category()),
+        let ms = lost_at.map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX));
+        match (self.told, ms) {
+            (false, _) => debug!(host, port, ms, "connected to Redis"),
+            (true, None) => info!(host, port, "connected to Redis"),
+            (true, Some(ms)) => info!(host, port, ms, "connected to Redis again"),
+        }
+    }
+
+    fn tell_down(&self, target: &Target, why: &str) {
+        let (host, port) = (&target.host, target.port);
+        if self.told {
+            warn!(host, port, why, "the connection to Redis was lost");
+        } else {
+            debug!(host, port, why, "the connection to Redis was lost");
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! The changes, as scripts: Redis runs each as one, so that comparing and writing cannot be torn apart.
 //!
-//! `KEYS` are always those of [`layout::keys`](super::layout::keys): record, lease, count of barren leaders.
+//! `KEYS` are those that a script needs of [`layout::keys`](super::layout::keys), never more than two: in a cluster,
+//! each further one may hold a call up. There, the second one may come as a last argument instead, see
+//! [`Call::by_first_key`].
 //! The first write of a script is the only one that Redis can refuse (out of memory, read only): a refusal changes
 //! nothing. Numbers that a script answers are outcomes, a string is the record that stood in the way.
 
@@ -14,26 +16,66 @@ pub(super) struct Lua {
     script: LazyLock<Script>,
 }
 
-impl Lua {
-    /// The call of this script by its hash.
-    pub(super) fn by_hash(&self, keys: &[Vec<u8>], args: &[&[u8]]) -> Cmd {
-        call("EVALSHA", self.script.get_hash(), keys, args)
-    }
+/// A script with its keys and arguments.
+pub(super) struct Call<'a> {
+    script: &'a Lua,
+    keys: &'a [Vec<u8>],
+    args: &'a [&'a [u8]],
+}
 
-    /// The call that carries the script itself, which Redis then remembers.
-    pub(super) fn in_full(&self, keys: &[Vec<u8>], args: &[&[u8]]) -> Cmd {
-        call("EVAL", self.source, keys, args)
+impl Lua {
+    /// This script for these keys, of which there is one at least.
+    pub(super) fn on<'a>(&'a self, keys: &'a [Vec<u8>], args: &'a [&'a [u8]]) -> Call<'a> {
+        Call {
+            script: self,
+            keys,
+            args,
+        }
     }
 }
 
-fn call(name: &str, script: &str, keys: &[Vec<u8>], args: &[&[u8]]) -> Cmd {
+impl Call<'_> {
+    /// The call of the script by its hash.
+    pub(super) fn by_hash(&self) -> Cmd {
+        call("EVALSHA", self.script.script.get_hash(), self.keys, &[], self.args)
+    }
+
+    /// The call that carries the script itself, which Redis then remembers.
+    pub(super) fn in_full(&self) -> Cmd {
+        call("EVAL", self.script.source, self.keys, &[], self.args)
+    }
+
+    /// The same, with the second key told as the last argument.
+    pub(super) fn by_first_key(&self) -> Cmd {
+        let (first, others) = self.keys.split_at_checked(1).unwrap_or_default();
+        call("EVAL", self.script.source, first, others, self.args)
+    }
+
+    /// The keys.
+    pub(super) fn keys(&self) -> &[Vec<u8>] {
+        self.keys
+    }
+
+    /// The first key.
+    pub(super) fn first_key(&self) -> &[u8] {
+        self.keys.first().map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+fn call(name: &str, script: &str, keys: &[Vec<u8>], others: &[Vec<u8>], args: &[&[u8]]) -> Cmd {
     let size = keys
         .iter()
+        .chain(others)
         .map(Vec::len)
         .chain(args.iter().map(|arg| arg.len()))
         .sum::<usize>();
-    let mut cmd = Cmd::with_capacity(3 + keys.len() + args.len(), size + script.len() + 16);
-    cmd.arg(name).arg(script).arg(keys.len()).arg(keys).arg(args);
+    let mut cmd = Cmd::with_capacity(3 + keys.len() + others.len() + args.len(), size + script.len() + 16);
+    cmd.arg(name)
+        .arg(script)
+        .arg(keys.len())
+        .arg(keys)
+        .arg(args)
+        .arg(others);
     cmd
 }
 
@@ -78,31 +120,35 @@ macro_rules! lua {
 }
 
 lua!(
-    /// `value, ttl in ms, fence or ""` → done, fenced, or what is there, be it a record or not.
+    /// Record, and the lease if there is a fence; `value, ttl in ms, fence or ""` → done, fenced, or what is there, be it
+    /// a record or not.
     CREATE,
-    "if ARGV[3] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[3] then return -2 end\n",
+    "local lease = KEYS[2] or ARGV[4]\n",
+    "if ARGV[3] ~= '' and redis.call('GET', lease) ~= ARGV[3] then return -2 end\n",
     "local there = redis.call('GET', KEYS[1])\n",
     "if there then return there end\n",
     "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n",
     "return -1"
 );
 lua!(
-    /// `expected format and version, value, ttl in ms, fence or ""` → done, fenced, the record that is there, or nothing.
+    /// Record, and the lease if there is a fence; `expected format and version, value, ttl in ms, fence or ""` → done,
+    /// fenced, the record that is there, or nothing.
     REPLACE,
-    "if ARGV[4] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[4] then return -2 end\n",
+    "local lease = KEYS[2] or ARGV[5]\n",
+    "if ARGV[4] ~= '' and redis.call('GET', lease) ~= ARGV[4] then return -2 end\n",
     "if redis.call('GETRANGE', KEYS[1], 0, 12) ~= ARGV[1] then return redis.call('GET', KEYS[1]) end\n",
     "redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])\n",
     "return -1"
 );
 lua!(
-    /// `expected format and version` → done, the record that is there, or nothing.
+    /// Record; `expected format and version` → done, the record that is there, or nothing.
     REMOVE,
     "if redis.call('GETRANGE', KEYS[1], 0, 12) ~= ARGV[1] then return redis.call('GET', KEYS[1]) end\n",
     "redis.call('DEL', KEYS[1])\n",
     "return -1"
 );
 lua!(
-    /// → done when there was a value and it was no record, or nothing.
+    /// Record → done when there was a value and it was no record, or nothing.
     DISCARD,
     "local there = redis.pcall('GET', KEYS[1])\n",
     "if not there then return false end\n",
@@ -111,7 +157,7 @@ lua!(
     "return -1"
 );
 lua!(
-    /// `expected format and version, the eight bytes of the new expiry, ttl in ms` → done, or nothing.
+    /// Record; `expected format and version, the eight bytes of the new expiry, ttl in ms` → done, or nothing.
     TOUCH,
     "if redis.call('GETRANGE', KEYS[1], 0, 12) ~= ARGV[1] then return false end\n",
     "redis.call('SETRANGE', KEYS[1], 13, ARGV[2])\n",
@@ -119,28 +165,30 @@ lua!(
     "return -1"
 );
 lua!(
-    /// `token, ttl in ms` → done, or the number of barren leaders.
+    /// Lease, count of barren leaders; `token, ttl in ms` → done, or the number of barren leaders.
     ACQUIRE,
-    "local holder = redis.call('GET', KEYS[2])\n",
-    "if holder and holder ~= ARGV[1] then return tonumber(redis.call('GET', KEYS[3]) or 0) end\n",
-    "redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])\n",
+    "local holder = redis.call('GET', KEYS[1])\n",
+    "if holder and holder ~= ARGV[1] then return tonumber(redis.call('GET', KEYS[2] or ARGV[3]) or 0) end\n",
+    "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n",
     "return -1"
 );
 lua!(
-    /// `token, ttl in ms` → done, or nothing.
+    /// Lease; `token, ttl in ms` → done, or nothing.
     RENEW,
-    "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return false end\n",
-    "redis.call('PEXPIRE', KEYS[2], ARGV[2])\n",
+    "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end\n",
+    "redis.call('PEXPIRE', KEYS[1], ARGV[2])\n",
     "return -1"
 );
 lua!(
-    /// `token, ms for which to remember a barren end, or ""` → done, or nothing.
+    /// Lease, and the count of barren leaders if there is one more; `token, ms for which to remember a barren end, or
+    /// ""` → done, or nothing.
     RELEASE,
-    "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return false end\n",
+    "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end\n",
     "if ARGV[2] ~= '' then\n",
-    "  redis.call('INCR', KEYS[3])\n",
-    "  redis.call('PEXPIRE', KEYS[3], ARGV[2])\n",
+    "  local barren = KEYS[2] or ARGV[3]\n",
+    "  redis.call('INCR', barren)\n",
+    "  redis.call('PEXPIRE', barren, ARGV[2])\n",
     "end\n",
-    "redis.call('DEL', KEYS[2])\n",
+    "redis.call('DEL', KEYS[1])\n",
     "return -1"
 );

@@ -15,13 +15,14 @@ use session_bridge::session::store::{
 
 use super::contract::{Subject, keeps_the_contract};
 use super::{LONG, eventually, key, record, token, version};
+use crate::support::gate::{Gate, Way};
 use crate::support::redis::RedisServer;
 
 /// Generous: what is late here is late because the machine is busy.
 pub(super) const PATIENT: Duration = Duration::from_secs(20);
 
 /// What a call may take longer than its deadline on a busy machine.
-const SLACK: Duration = Duration::from_millis(300);
+pub(super) const SLACK: Duration = Duration::from_millis(300);
 
 /// The store that a bridge with this URL opens.
 pub(super) async fn connect_as(
@@ -40,7 +41,7 @@ pub(super) async fn connect_as(
 }
 
 /// The store that a bridge with these lines in its `[store]` opens.
-async fn open(lines: &str, clock: &ManualClock) -> Result<Arc<dyn SessionStore>, String> {
+pub(super) async fn open(lines: &str, clock: &ManualClock) -> Result<Arc<dyn SessionStore>, String> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("session-bridge.toml");
     let text = format!("upstream.url = \"http://127.0.0.1:1\"\n[store]\n{lines}\n");
@@ -160,7 +161,7 @@ async fn a_load_is_one_get_and_a_touch_rewrites_nothing() {
 }
 
 #[tokio::test]
-async fn all_calls_share_one_connection() {
+async fn all_calls_share_two_connections() {
     let server = RedisServer::start();
     let store = connect(&server, PATIENT).await;
     let loads = (0..500).map(|n| {
@@ -171,8 +172,8 @@ async fn all_calls_share_one_connection() {
     let clients = server.text(&["CLIENT", "LIST"]);
     assert_eq!(
         clients.lines().count(),
-        2,
-        "the store's and the one that asks: {clients}"
+        3,
+        "one for reads, one for changes, and the one that asks: {clients}"
     );
 }
 
@@ -284,14 +285,91 @@ async fn a_short_pause_of_redis_costs_no_connection() {
             .collect()
     };
     let before = connections();
-    assert_eq!(before.len(), 1, "{before:?}");
-    let writes = server.calls("set");
+    assert_eq!(before.len(), 2, "{before:?}");
+    let trials = server.calls("ping");
     server.stop();
     assert_eq!(store.load(&key(1)).await, Err(StoreError::Timeout));
     server.resume();
     assert_eq!(store.load(&key(1)).await, Ok(None));
-    eventually("the trial of the connection", || async { server.calls("set") > writes }).await;
+    eventually("the trial of the connection", || async {
+        server.calls("ping") > trials
+    })
+    .await;
     assert_eq!(connections(), before);
+}
+
+#[tokio::test]
+async fn while_writes_are_paused_reads_are_answered_and_changes_are_refused_at_once() {
+    let timeout = Duration::from_millis(250);
+    let server = RedisServer::start();
+    let store = connect(&server, timeout).await;
+    store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
+    let before = store.stats().reconnects;
+    server.command(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    let first = store.create(&key(2), record(1, "x", LONG), None).await;
+    assert!(matches!(first, Err(StoreError::Ambiguous(_))), "{first:?}");
+    eventually("the pause to be known", || async {
+        let asked = Instant::now();
+        let outcome = store.create(&key(2), record(1, "x", LONG), None).await;
+        matches!(outcome, Err(StoreError::Unavailable(_))) && asked.elapsed() < Duration::from_millis(100)
+    })
+    .await;
+    for _ in 0..50 {
+        assert!(store.load(&key(1)).await.unwrap().is_some());
+        assert!(store.ping().await.is_err());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(store.stats().reconnects, before, "nothing comes and goes meanwhile");
+    server.command(&["CLIENT", "UNPAUSE"]);
+    let back = Instant::now();
+    eventually("a change", || async {
+        store.create(&key(3), record(1, "x", LONG), None).await.is_ok()
+    })
+    .await;
+    assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
+    // The one that was given up was not carried out either: its connection was closed before.
+    assert_eq!(store.load(&key(2)).await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_never_answers_in_time_is_down_and_does_not_come_and_go() {
+    let server = RedisServer::start();
+    let store = connect(&server, Duration::from_millis(200)).await;
+    server.command(&["CLIENT", "PAUSE", "60000", "ALL"]);
+    eventually("the outage to be known", || async {
+        matches!(store.load(&key(1)).await, Err(StoreError::Unavailable(_)))
+    })
+    .await;
+    let before = store.stats().reconnects;
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        let asked = Instant::now();
+        let outcome = store.load(&key(1)).await;
+        assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+        assert!(asked.elapsed() < Duration::from_millis(250), "{:?}", asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(store.stats().reconnects, before);
+}
+
+#[tokio::test]
+async fn a_peer_that_vanished_is_found_out_though_nobody_asks() {
+    let server = RedisServer::start();
+    let gate = Gate::to(([127, 0, 0, 1], server.port()).into()).await;
+    let url = format!("redis://127.0.0.1:{}", gate.port());
+    let store = connect_as(&url, Duration::from_millis(250), "p:", &Subject::clock()).await;
+    eventually("a connection", || async { store.load(&key(1)).await.is_ok() }).await;
+    gate.stall();
+    // A second of silence, the time-out, and the time within which a loss is waited out.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let asked = Instant::now();
+    let outcome = store.load(&key(1)).await;
+    assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+    assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+    gate.open();
+    let back = Instant::now();
+    eventually("an answer", || async { store.load(&key(1)).await.is_ok() }).await;
+    assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
 }
 
 #[tokio::test]
@@ -487,4 +565,82 @@ async fn what_redis_holds_is_alive_whatever_the_clock_of_the_replica_says() {
     assert!(store.load(&key(1)).await.unwrap().is_some());
     let outcome = store.replace(&key(1), version(1), record(2, "y", LONG), None).await;
     assert_eq!(outcome, Ok(Replaced::Done));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_waits_for_replicas_and_stands_without_them() {
+    let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    let replica = RedisServer::start();
+    let gate = Gate::to(([127, 0, 0, 1], master.port()).into()).await;
+    replica.command(&["REPLICAOF", "127.0.0.1", &gate.port().to_string()]);
+    let timeout = Duration::from_millis(400);
+    let lines = format!("url = {:?}\ntimeout = \"400ms\"\nwait_replicas = 1", master.url());
+    tokio::task::block_in_place(|| master.wait_for_replicas(1));
+    let store = open(&lines, &Subject::clock()).await.unwrap();
+    eventually("a confirmed change", || async {
+        let before = store.stats().unreplicated;
+        let _ = store.create(&key(0), record(1, "x", LONG), None).await;
+        let _ = store.remove(&key(0), version(1)).await;
+        store.stats().unreplicated == before
+    })
+    .await;
+
+    // With its replica, a change is there when it is answered, though it takes its time.
+    gate.delay(Way::Down, Duration::from_millis(20), Duration::ZERO);
+    let before = store.stats().unreplicated;
+    for n in 1..20 {
+        let name = record_key(n);
+        store.create(&key(n), record(1, "x", LONG), None).await.unwrap();
+        assert_eq!(replica.number(&["EXISTS", &name]), 1, "{n}");
+        store
+            .replace(&key(n), version(1), record(2, "y", LONG), None)
+            .await
+            .unwrap();
+        assert!(replica.text(&["GETRANGE", &name, "21", "-1"]).contains('y'), "{n}");
+        store.remove(&key(n), version(2)).await.unwrap();
+        assert_eq!(replica.number(&["EXISTS", &name]), 0, "{n}");
+    }
+    assert_eq!(store.stats().unreplicated, before);
+
+    // Many at once wait together.
+    let changes = |from: u32| {
+        let store = Arc::clone(&store);
+        let create = move |n: u32| {
+            let store = Arc::clone(&store);
+            async move { store.create(&key(from + n), record(1, "x", LONG), None).await }
+        };
+        join_all((0..500).map(create))
+    };
+    let outcomes = changes(1000).await;
+    assert!(outcomes.iter().all(|outcome| *outcome == Ok(Created::Won)));
+    assert_eq!(store.stats().unreplicated, before);
+
+    // Without it they stand, are counted, and take no longer than a call may; reads do not wait at all.
+    replica.stop();
+    let asked = Instant::now();
+    let reads = async {
+        for _ in 0..20 {
+            let asked = Instant::now();
+            store.load(&key(1000)).await.unwrap();
+            assert!(asked.elapsed() < timeout / 2, "{:?}", asked.elapsed());
+        }
+    };
+    let (outcomes, ()) = tokio::join!(changes(2000), reads);
+    assert!(asked.elapsed() < timeout + SLACK, "{:?}", asked.elapsed());
+    assert!(outcomes.iter().all(|outcome| *outcome == Ok(Created::Won)));
+    assert_eq!(store.stats().unreplicated, before + 500);
+
+    replica.resume();
+    eventually("a confirmed change", || async {
+        let before = store.stats().unreplicated;
+        let _ = store.create(&key(0), record(1, "x", LONG), None).await;
+        let _ = store.remove(&key(0), version(1)).await;
+        store.stats().unreplicated == before
+    })
+    .await;
+    let rounds = master.calls("wait");
+    assert!(
+        rounds < 1000,
+        "{rounds} rounds for 1100 changes: they were not waited for together"
+    );
 }

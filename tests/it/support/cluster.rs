@@ -33,7 +33,7 @@ impl ClusterNodes {
         Self::start_with(&[]).await
     }
 
-    /// The same, with further lines of configuration for the nodes.
+    /// The same, with further lines of configuration for the nodes; in each of them `{port}` is a free port.
     pub(crate) async fn start_with(lines: &[&str]) -> Self {
         let started = [(); 2 * MASTERS].map(|()| node(lines));
         let ports = started.each_ref().map(|(_, bus)| *bus);
@@ -200,7 +200,8 @@ fn node(lines: &[&str]) -> (RedisServer, u16) {
                 "cluster-replica-validity-factor 0".to_owned(),
                 "repl-diskless-sync-delay 0".to_owned(),
             ];
-            all.extend(lines.iter().map(|line| (*line).to_owned()));
+            let port = lasting_port().to_string();
+            all.extend(lines.iter().map(|line| line.replace("{port}", &port)));
             all
         },
         &[],

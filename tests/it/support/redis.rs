@@ -21,6 +21,11 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 /// How long replicas may take to have what was written.
 const REPLICATED_WITHIN: Duration = Duration::from_secs(10);
 
+/// The program of the server: `redis-server`, or another one of the same protocol, such as `valkey-server`.
+fn program() -> std::path::PathBuf {
+    std::env::var_os("SESSION_BRIDGE_TEST_REDIS").map_or_else(|| "redis-server".into(), Into::into)
+}
+
 /// A `redis-server` on a free port of this machine.
 pub(crate) struct RedisServer {
     port: u16,
@@ -189,7 +194,8 @@ impl RedisServer {
         ];
         // What is an argument as well wins over the file at each start.
         let first: &[&str] = self.file.as_ref().map_or(&usual, std::slice::from_ref);
-        let process = Command::new("redis-server")
+        let program = program();
+        let process = Command::new(&program)
             .args(first)
             .args(&self.arguments)
             .current_dir(self.directory.path())
@@ -198,7 +204,8 @@ impl RedisServer {
             .stderr(Stdio::null())
             .spawn();
         let process = self.process.insert(process.unwrap_or_else(|error| {
-            panic!("redis-server cannot be run ({error}); on Debian and Ubuntu: apt-get install redis-server")
+            let program = program.display();
+            panic!("{program} cannot be run ({error}); on Debian and Ubuntu: apt-get install redis-server")
         }));
         let until = Instant::now() + START_WITHIN;
         while Instant::now() < until {

@@ -1,0 +1,159 @@
+//! One attempt to reach a server: connect, shake hands, log in. And the trial of a connection that is there.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, Value};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::gather::Gather;
+use super::patience;
+use crate::tls;
+
+/// An attempt to connect and to log in ends after the time-out of calls, but neither before nor after these.
+const DIAL_WITHIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
+
+/// For how long what was sent may remain unacknowledged by the other machine before the connection is given up.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+
+/// What is said of a server that is frozen, paused, or too slow.
+pub(super) const SILENT: &str = "the server accepts connections and does not answer in time";
+
+/// How many commands may wait to be written to the connection; further ones wait to be queued.
+const QUEUE: usize = 1024;
+
+/// Where a server is, how to log in, and how to see that it works. Secret: it holds the password.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) login: RedisConnectionInfo,
+    pub(super) timeout: Duration,
+    /// Any answer to it, a refusal too, shows that the server works; `READONLY` shows also that it may be the wrong one.
+    pub(super) probe: Cmd,
+    /// How to speak TLS, if so.
+    pub(super) tls: Option<tls::Client>,
+}
+
+/// A connection, and the task that moves its bytes: the connection ends with it.
+pub(super) struct Live {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) driver: AbortOnDropHandle<()>,
+}
+
+/// What became of a connection that was tried out.
+pub(super) enum Health {
+    Good,
+    /// It answers, but takes no writes: the server may have been demoted, and the name may lead elsewhere now.
+    ReadOnly,
+    /// And why.
+    Dead(String),
+}
+
+impl Live {
+    /// Asks the probe, and waits for the answer for as long as a call may take.
+    pub(super) async fn try_out(&self, target: &Target) -> Health {
+        let mut connection = self.connection.clone();
+        let deadline = Instant::now() + target.timeout.min(DIAL_WITHIN.1);
+        match patience::within(deadline, connection.send_packed_command(&target.probe)).await {
+            Some(Ok(Value::ServerError(error))) if error.code() == "READONLY" => Health::ReadOnly,
+            // Any other refusal is an answer all the same: another connection would get it too.
+            Some(Ok(_)) => Health::Good,
+            Some(Err(error)) => Health::Dead(tls::explain(&error).unwrap_or_else(|| "the connection was lost".into())),
+            None => Health::Dead(SILENT.into()),
+        }
+    }
+}
+
+/// How commands are sent and answers awaited; deadlines are the callers' own.
+pub(super) fn settings() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(QUEUE)
+}
+
+/// One attempt; the name is resolved anew. The error is fit to be shown.
+pub(super) async fn dial(target: &Target, settings: AsyncConnectionConfig) -> Result<Live, String> {
+    let within = target.timeout.clamp(DIAL_WITHIN.0, DIAL_WITHIN.1);
+    let until = Instant::now() + within;
+    let connecting = TcpStream::connect((target.host.as_str(), target.port));
+    let stream = match timeout_at(until, connecting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(format!("cannot connect: {error}")),
+        Err(_) => return Err(format!("no connection within {} ms", within.as_millis())),
+    };
+    tune(&stream);
+    match &target.tls {
+        None => greet(target, stream, settings, until).await,
+        Some(tls) => {
+            let Ok(stream) = timeout_at(until, tls.connect(&target.host, stream)).await else {
+                return Err(format!(
+                    "no answer to the TLS handshake within {} ms: does the server speak TLS on this port?",
+                    within.as_millis()
+                ));
+            };
+            let mut stream = stream?;
+            timeout_at(until, hear(&mut stream)).await.map_err(|_| SILENT)??;
+            greet(target, stream, settings, until).await
+        }
+    }
+}
+
+/// Waits for a first answer, whatever it says. A server may look at our certificate when the handshake is over for
+/// us (TLS 1.3): if it refuses it, that is what is read first, and nobody else would see it.
+async fn hear<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<(), String> {
+    let lost = |error| tls::explain(&error).unwrap_or_else(|| "the connection was closed after the handshake".into());
+    stream.write_all(b"PING\r\n").await.map_err(lost)?;
+    while stream.read_u8().await.map_err(lost)? != b'\n' {}
+    Ok(())
+}
+
+async fn greet<S>(target: &Target, stream: S, settings: AsyncConnectionConfig, until: Instant) -> Result<Live, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let greeting = MultiplexedConnection::new_with_config(&target.login, Gather::new(stream), settings);
+    match timeout_at(until, greeting).await {
+        Ok(Ok((connection, driver))) => Ok(Live {
+            connection,
+            driver: AbortOnDropHandle::new(tokio::spawn(driver)),
+        }),
+        Ok(Err(error)) => Err(refused_login(&error, target.tls.is_some())),
+        Err(_) => Err(SILENT.into()),
+    }
+}
+
+/// None of it is worth failing for: it makes the connection faster, and the loss of the peer known sooner.
+fn tune(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let socket = socket2::SockRef::from(stream);
+    let keep_alive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(15));
+    let _ = socket.set_tcp_keepalive(&keep_alive);
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+}
+
+/// Says why the greeting failed, without the server's own words: some servers repeat what they were sent, and that
+/// held the password.
+fn refused_login(error: &RedisError, by_tls: bool) -> String {
+    if let Some(why) = tls::explain(error) {
+        return why;
+    }
+    match (error.kind(), error.code()) {
+        (ErrorKind::Io | ErrorKind::Parse, _) if by_tls => "the connection was closed during the greeting".into(),
+        (ErrorKind::Io | ErrorKind::Parse, _) => {
+            "the connection was closed during the greeting: does the server expect TLS (rediss://)?".into()
+        }
+        // The code of most errors: a password where none is set, a user or a database that there is not.
+        (_, Some("ERR")) => {
+            "the server refused the greeting: are user, password and database of store.url right?".into()
+        }
+        (_, Some("WRONGPASS")) => "the server refused the greeting: authentication failed".into(),
+        (_, Some(code)) => format!("the server refused the greeting: {code}"),
+        (_, None) => format!("the server refused the greeting: {}", error.category()),
+    }
+}

@@ -1,0 +1,375 @@
+//! Who is the master: asked of the sentinels, all of them, all the time.
+//!
+//! A task for each sentinel keeps a connection to it, subscribes there to `+switch-master`, and asks where the master
+//! is: at first, when a switch is told, when a link doubts its server, and every few seconds. Of the latest answers
+//! of all that answer, the one of the highest configuration epoch counts: a sentinel that is cut off from the others
+//! goes on naming a master that was replaced. Sentinels that these know of are asked too.
+//!
+//! What is found here is where a link looks ([`Place`](super::place::Place)); it uses no server that does not say of
+//! itself that it is a master. While no sentinel answers, the last master that was named stays.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::{Cmd, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, Value};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::debug;
+
+use super::Address;
+use super::dial::{Live, SILENT, Target, dial, settings};
+use super::place::Place;
+use crate::tls;
+
+/// How often a sentinel is asked when nothing happens.
+const RECHECK: Duration = Duration::from_secs(2);
+
+/// Doubts of one moment are one question.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// The longest pause between two attempts to reach a sentinel, and the longest after the first failed one.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(20));
+
+/// How long a sentinel may take to answer, whatever the time-out of calls is.
+const ANSWER_WITHIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+
+/// No more sentinels than these are asked, whatever they say of one another.
+const MOST: usize = 16;
+
+/// How to ask, and for whom.
+pub(super) struct Question {
+    /// What the sentinels call the master.
+    pub(super) master: String,
+    pub(super) login: RedisConnectionInfo,
+    pub(super) tls: Option<tls::Client>,
+    pub(super) timeout: Duration,
+}
+
+/// The sentinels and what they say. The asking ends with it.
+pub(super) struct Sentinels {
+    shared: Arc<Shared>,
+    _stop: DropGuard,
+}
+
+/// How a link has the sentinels asked again, and learns why there is no master.
+#[derive(Clone)]
+pub(super) struct Doubts {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    question: Question,
+    state: Mutex<State>,
+    master: watch::Sender<Option<Address>>,
+    doubts: watch::Sender<u64>,
+    stop: CancellationToken,
+}
+
+struct State {
+    /// What each sentinel said last; `None`: it does not answer.
+    said: HashMap<Address, Option<Answer>>,
+    /// Why there is no answer.
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Answer {
+    epoch: u64,
+    master: Address,
+}
+
+impl Sentinels {
+    /// Starts to ask them, in the background.
+    pub(super) fn ask(sentinels: &[Address], question: Question) -> Self {
+        let stop = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            question,
+            state: Mutex::new(State {
+                said: HashMap::new(),
+                reason: "no sentinel has answered yet".into(),
+            }),
+            master: watch::Sender::new(None),
+            doubts: watch::Sender::new(0),
+            stop: stop.clone(),
+        });
+        shared.meet(sentinels);
+        Self {
+            shared,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// Where the master is: `target` with its host and port.
+    pub(super) fn place(&self, target: Target) -> Place {
+        let doubts = Doubts {
+            shared: Arc::clone(&self.shared),
+        };
+        Place::followed(target, self.shared.master.subscribe(), doubts)
+    }
+
+    /// Asks no more.
+    pub(super) fn close(&self) {
+        self.shared.stop.cancel();
+    }
+}
+
+impl Doubts {
+    /// Has all sentinels asked again, soon.
+    pub(super) fn raise(&self) {
+        self.shared
+            .doubts
+            .send_modify(|number| *number = number.wrapping_add(1));
+    }
+
+    /// Why there is no master.
+    pub(super) fn reason(&self) -> String {
+        self.shared.state().reason.clone()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts to ask those that are not asked yet.
+    fn meet(self: &Arc<Self>, sentinels: &[Address]) {
+        for address in sentinels {
+            let mut state = self.state();
+            if state.said.len() >= MOST || state.said.contains_key(address) {
+                continue;
+            }
+            state.said.insert(address.clone(), None);
+            drop(state);
+            let (shared, address) = (Arc::clone(self), address.clone());
+            tokio::spawn(async move {
+                let stop = shared.stop.clone();
+                stop.run_until_cancelled(attend(address, shared)).await;
+            });
+        }
+    }
+
+    fn answered(&self, sentinel: &Address, answer: Option<Answer>, reason: Option<String>) {
+        let mut state = self.state();
+        state.said.insert(sentinel.clone(), answer);
+        if let Some(reason) = reason {
+            state.reason = reason;
+        }
+        let now = self.master.borrow().clone();
+        let Some(best) = best(state.said.values().flatten(), now.as_ref()) else {
+            return;
+        };
+        drop(state);
+        self.master.send_if_modified(|master| {
+            let moved = master.as_ref() != Some(&best);
+            if moved {
+                debug!(master = %best, "the sentinels name a master");
+                *master = Some(best);
+            }
+            moved
+        });
+    }
+}
+
+/// What counts of these answers: the highest epoch; within it what most say, and `now` rather than any other.
+fn best<'a>(answers: impl Iterator<Item = &'a Answer> + Clone, now: Option<&Address>) -> Option<Address> {
+    let epoch = answers.clone().map(|answer| answer.epoch).max()?;
+    let latest = answers
+        .filter(|answer| answer.epoch == epoch)
+        .map(|answer| &answer.master);
+    let votes = |address: &Address| latest.clone().filter(|other| *other == address).count();
+    let winner = latest
+        .clone()
+        .max_by_key(|address| (votes(address), now == Some(*address)));
+    winner.cloned()
+}
+
+/// Stays with one sentinel for ever.
+async fn attend(sentinel: Address, shared: Arc<Shared>) {
+    let (longest, first) = PAUSE;
+    let mut pause = first;
+    loop {
+        let mut answered = false;
+        let why = converse(&sentinel, &shared, &mut answered).await;
+        debug!(%sentinel, why, "no answer from a sentinel");
+        shared.answered(&sentinel, None, Some(format!("no sentinel names the master: {why}")));
+        pause = if answered { first } else { (pause * 2).min(longest) };
+        tokio::time::sleep(pause.mul_f64(fastrand::f64())).await;
+    }
+}
+
+/// One connection to a sentinel, from its beginning to its end; returns why it ended. `answered`: it was of use.
+async fn converse(sentinel: &Address, shared: &Arc<Shared>, answered: &mut bool) -> String {
+    let question = &shared.question;
+    let target = Target {
+        host: sentinel.host.clone(),
+        port: sentinel.port,
+        login: question.login.clone().set_protocol(ProtocolVersion::RESP3),
+        timeout: question.timeout.clamp(ANSWER_WITHIN.0, ANSWER_WITHIN.1),
+        probe: redis::cmd("PING"),
+        tls: question.tls.clone(),
+    };
+    let switched = Arc::new(Notify::new());
+    let told = Arc::clone(&switched);
+    let listener = move |info: PushInfo| {
+        if info.kind == PushKind::Message {
+            told.notify_one();
+        }
+        Ok::<(), std::convert::Infallible>(())
+    };
+    let mut doubts = shared.doubts.subscribe();
+    let mut live = match dial(&target, settings().set_push_sender(listener)).await {
+        Ok(live) => live,
+        Err(why) => return why,
+    };
+    let mut connection = live.connection.clone();
+    match tokio::time::timeout(target.timeout, connection.subscribe("+switch-master")).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if error.is_io_error() => {
+            return tls::explain(&error).unwrap_or_else(|| "the connection was lost".into());
+        }
+        // Less quick, but no less right.
+        Ok(Err(_)) => debug!(%sentinel, "cannot subscribe to +switch-master there"),
+        Err(_) => return SILENT.into(),
+    }
+    loop {
+        doubts.mark_unchanged();
+        match tokio::time::timeout(target.timeout, ask(&live, &question.master)).await {
+            Ok(Ok((answer, others))) => {
+                *answered = true;
+                shared.answered(sentinel, Some(answer), None);
+                shared.meet(&others);
+            }
+            Ok(Err(why)) => return why,
+            Err(_) => return SILENT.into(),
+        }
+        tokio::select! {
+            _ = &mut live.driver => return "the connection was lost".into(),
+            () = switched.notified() => {}
+            _ = doubts.changed() => tokio::time::sleep(GATHER).await,
+            () = tokio::time::sleep(RECHECK) => {}
+        }
+    }
+}
+
+/// What this sentinel says now, and which others it knows.
+async fn ask(live: &Live, master: &str) -> Result<(Answer, Vec<Address>), String> {
+    let ask = |word: &'static str| {
+        let mut connection = live.connection.clone();
+        let mut cmd = Cmd::new();
+        cmd.arg("SENTINEL").arg(word).arg(master);
+        async move { connection.send_packed_command(&cmd).await }
+    };
+    let (address, state, others) = tokio::join!(ask("GET-MASTER-ADDR-BY-NAME"), ask("MASTER"), ask("SENTINELS"));
+    let address = match address.map_err(|_| "the connection was lost")? {
+        Value::Array(words) => match words.as_slice() {
+            [host, port] => address_of(Some(host), Some(port)),
+            _ => None,
+        },
+        Value::Nil => return Err("it knows no master of the name in store.url".into()),
+        Value::ServerError(error) => return Err(format!("the sentinel refused: {}", error.code())),
+        _ => None,
+    };
+    let state = match state.map_err(|_| "the connection was lost")? {
+        Value::ServerError(error) => return Err(format!("the sentinel refused: {}", error.code())),
+        state => state,
+    };
+    let epoch = field(&state, "config-epoch").and_then(number);
+    let (Some(master), Some(epoch)) = (address, epoch) else {
+        return Err("the sentinel's answer cannot be read".into());
+    };
+    let others = match others {
+        Ok(Value::Array(others)) => others
+            .iter()
+            .filter_map(|other| address_of(field(other, "ip"), field(other, "port")))
+            .collect(),
+        _ => Vec::new(),
+    };
+    Ok((Answer { epoch, master }, others))
+}
+
+/// A field of an answer that is a map, or a list of names and values.
+fn field<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
+    match value {
+        Value::Map(fields) => fields
+            .iter()
+            .find(|(key, _)| text(key) == Some(name))
+            .map(|(_, value)| value),
+        Value::Array(words) => words.chunks_exact(2).find_map(|pair| match pair {
+            [key, value] if text(key) == Some(name) => Some(value),
+            _ => None,
+        }),
+        _ => None,
+    }
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn number<T: std::str::FromStr>(value: &Value) -> Option<T> {
+    match value {
+        Value::Int(number) => number.to_string().parse().ok(),
+        other => text(other)?.parse().ok(),
+    }
+}
+
+fn address_of(host: Option<&Value>, port: Option<&Value>) -> Option<Address> {
+    let host = text(host?)?;
+    let port = number(port?)?;
+    (!host.is_empty() && port != 0).then(|| Address {
+        host: host.to_owned(),
+        port,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(port: u16) -> Address {
+        Address { host: "h".into(), port }
+    }
+
+    fn of(answers: &[(u64, u16)], now: Option<u16>) -> Option<u16> {
+        let answers: Vec<_> = answers
+            .iter()
+            .map(|(epoch, port)| Answer {
+                epoch: *epoch,
+                master: at(*port),
+            })
+            .collect();
+        best(answers.iter(), now.map(at).as_ref()).map(|address| address.port)
+    }
+
+    #[test]
+    fn a_sentinel_that_was_cut_off_is_not_believed_however_many_they_are() {
+        assert_eq!(of(&[(1, 7), (1, 7), (2, 8)], Some(7)), Some(8));
+        assert_eq!(of(&[], Some(7)), None);
+    }
+
+    #[test]
+    fn of_answers_of_one_epoch_most_count_and_then_what_was() {
+        assert_eq!(of(&[(1, 7), (1, 8), (1, 8)], Some(7)), Some(8));
+        assert_eq!(of(&[(1, 7), (1, 8)], Some(7)), Some(7));
+        assert_eq!(of(&[(1, 7), (1, 8)], Some(8)), Some(8));
+    }
+
+    #[test]
+    fn answers_are_read_as_maps_and_as_lists() {
+        let word = |text: &str| Value::BulkString(text.into());
+        let list = Value::Array(vec![word("ip"), word("::1"), word("port"), word("7")]);
+        let map = Value::Map(vec![(word("ip"), word("::1")), (word("port"), Value::Int(7))]);
+        for value in [list, map] {
+            let address = address_of(field(&value, "ip"), field(&value, "port")).unwrap();
+            assert_eq!(address.to_string(), "[::1]:7");
+        }
+        assert_eq!(address_of(Some(&word("")), Some(&word("7"))), None);
+        assert_eq!(address_of(Some(&word("h")), Some(&word("70000"))), None);
+    }
+}

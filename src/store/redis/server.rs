@@ -1,0 +1,174 @@
+//! The connections to one server: one question, and why there may be no answer.
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerError, Value};
+use tokio::time::Instant;
+
+use super::link::Link;
+use super::patience;
+use crate::session::store::StoreError;
+
+/// What a command does: by which connection it goes, and what the loss of its answer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// It changes nothing.
+    Read,
+    /// It changes something, and is never sent twice.
+    Change,
+    /// It is a change that does no harm, to see whether changes are taken; it may be sent twice.
+    Trial,
+}
+
+impl Effect {
+    /// Whether it may be asked again when the answer was lost.
+    pub(super) fn may_repeat(self) -> bool {
+        matches!(self, Self::Read | Self::Trial)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// There is no connection: nothing was sent.
+    NotSent(StoreError),
+    /// The server answered with an error.
+    Refused(ServerError),
+    /// The deadline passed.
+    Late,
+    /// The connection, which had this number, broke.
+    Lost(u64),
+    /// The answer could not be read.
+    Garbled(RedisError),
+}
+
+/// A server, or whichever one is the master.
+pub(super) struct Server {
+    /// For reads.
+    reads: Link,
+    /// For changes. Redis may hold back a connection that sent one (`CLIENT PAUSE … WRITE`, a failover): what is only
+    /// read must not stand in line behind it.
+    changes: Link,
+}
+
+impl Server {
+    /// The server at the end of both links.
+    pub(super) fn new(reads: Link, changes: Link) -> Self {
+        Self { reads, changes }
+    }
+
+    /// The link by which such commands go.
+    pub(super) fn link(&self, effect: Effect) -> &Link {
+        match effect {
+            Effect::Read => &self.reads,
+            Effect::Change | Effect::Trial => &self.changes,
+        }
+    }
+
+    /// Whether there are connections.
+    pub(super) fn is_up(&self) -> bool {
+        self.reads.is_up() && self.changes.is_up()
+    }
+
+    /// How often a connection was made after the first ones.
+    pub(super) fn reconnects(&self) -> u64 {
+        self.reads.reconnects() + self.changes.reconnects()
+    }
+
+    /// Asks, and asks once more on the next connection what may be asked again: the first one may have been closed for
+    /// idleness just now.
+    pub(super) async fn ask(&self, cmd: &Cmd, effect: Effect, deadline: Instant) -> Result<Value, Failure> {
+        match self.ask_once(cmd, effect, deadline, None).await {
+            Err(Failure::Lost(number)) if effect.may_repeat() => {
+                self.ask_once(cmd, effect, deadline, Some(number)).await
+            }
+            other => other,
+        }
+    }
+
+    /// Asks once, on a connection later than number `after`.
+    async fn ask_once(
+        &self,
+        cmd: &Cmd,
+        effect: Effect,
+        deadline: Instant,
+        after: Option<u64>,
+    ) -> Result<Value, Failure> {
+        let connection = self.link(effect).connection(deadline, after).await;
+        self.send(cmd, effect, deadline, connection.map_err(Failure::NotSent)?)
+            .await
+    }
+
+    /// Asks once, on this connection of the link for such commands.
+    pub(super) async fn send(
+        &self,
+        cmd: &Cmd,
+        effect: Effect,
+        deadline: Instant,
+        (number, mut connection): (u64, MultiplexedConnection),
+    ) -> Result<Value, Failure> {
+        let answer = patience::within(deadline, connection.send_packed_command(cmd)).await;
+        self.told(judge(self.link(effect), answer, number)?)
+    }
+
+    /// Asks several things that nothing comes between, on a connection later than number `after`. A refusal of one of
+    /// them is among the answers.
+    pub(super) async fn ask_together<const N: usize>(
+        &self,
+        commands: [&Cmd; N],
+        effect: Effect,
+        deadline: Instant,
+        after: Option<u64>,
+    ) -> Result<[Value; N], Failure> {
+        let link = self.link(effect);
+        let connection = link.connection(deadline, after).await;
+        let (number, mut connection) = connection.map_err(Failure::NotSent)?;
+        let mut pipeline = Pipeline::with_capacity(N);
+        for cmd in commands {
+            pipeline.add_command(cmd.clone());
+        }
+        let answers = patience::within(deadline, connection.send_packed_commands(&pipeline, 0, N)).await;
+        let answers = judge(link, answers, number)?;
+        <[Value; N]>::try_from(answers).map_err(|_| Failure::Lost(number))
+    }
+
+    /// The answer, unless it is a refusal.
+    pub(super) fn told(&self, answer: Value) -> Result<Value, Failure> {
+        let Value::ServerError(error) = answer else {
+            return Ok(answer);
+        };
+        if error.code() == "READONLY" {
+            // It was demoted: what it answers to reads is not the latest any more either.
+            self.changes.renew();
+            self.reads.renew();
+        }
+        Err(Failure::Refused(error))
+    }
+
+    /// Lets go of the connections, for good.
+    pub(super) fn close(&self) {
+        self.reads.close();
+        self.changes.close();
+    }
+}
+
+/// What looks like a broken connection is reported to the link.
+fn judge<T>(link: &Link, answer: Option<RedisResult<T>>, number: u64) -> Result<T, Failure> {
+    match answer {
+        Some(Ok(answer)) => {
+            link.heard();
+            Ok(answer)
+        }
+        Some(Err(error)) => {
+            link.suspect();
+            Err(if error.is_io_error() {
+                Failure::Lost(number)
+            } else {
+                Failure::Garbled(error)
+            })
+        }
+        None => {
+            link.suspect();
+            Err(Failure::Late)
+        }
+    }
+}
