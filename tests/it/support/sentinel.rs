@@ -107,12 +107,6 @@ impl Sentinels {
         (found.expect("it was found"), Instant::now())
     }
 
-    /// Waits until most sentinels call `server` the master: they look at it once a second while they promote it.
-    pub(crate) async fn named(&self, server: usize) -> Instant {
-        wait("the sentinels to name the new master", || self.master() == server).await;
-        Instant::now()
-    }
-
     /// Waits until `master` is the master of all others and they have all that it has.
     pub(crate) async fn in_step(&self, master: usize) {
         let replicas = self.servers.len() - 1;
