@@ -249,19 +249,16 @@ async fn converse(sentinel: &Address, shared: &Arc<Shared>, answered: &mut bool)
         Err(why) => return why,
     };
     let mut connection = live.connection.clone();
-    match tokio::time::timeout(
-        target.timeout,
-        connection.subscribe(&["+switch-master", promotion::CHANNEL]),
-    )
-    .await
-    {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) if error.is_io_error() => {
-            return tls::explain(&error).unwrap_or_else(|| "the connection was lost".into());
+    for channel in ["+switch-master", promotion::CHANNEL] {
+        match tokio::time::timeout(target.timeout, connection.subscribe(channel)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if error.is_io_error() => {
+                return tls::explain(&error).unwrap_or_else(|| "the connection was lost".into());
+            }
+            // Less quick, but no less right.
+            Ok(Err(_)) => debug!(%sentinel, channel, "the sentinel lets nobody subscribe to a channel"),
+            Err(_) => return SILENT.into(),
         }
-        // Less quick, but no less right.
-        Ok(Err(_)) => debug!(%sentinel, "cannot subscribe to what happens there"),
-        Err(_) => return SILENT.into(),
     }
     loop {
         doubts.mark_unchanged();
