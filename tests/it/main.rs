@@ -14,9 +14,12 @@
 
 mod architecture;
 mod backends;
+mod chaos;
 mod commit;
 mod config_cli;
 mod demo;
+mod failures;
+mod figures;
 mod gate;
 mod outage;
 mod proxying;

@@ -4,6 +4,7 @@ pub(crate) mod balancer;
 pub(crate) mod bridge;
 pub(crate) mod client;
 pub(crate) mod cluster;
+pub(crate) mod crowd;
 pub(crate) mod fleet;
 pub(crate) mod gate;
 pub(crate) mod pki;
@@ -13,6 +14,7 @@ pub(crate) mod real;
 pub(crate) mod redis;
 pub(crate) mod sentinel;
 pub(crate) mod shop;
+pub(crate) mod witness;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

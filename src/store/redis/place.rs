@@ -83,22 +83,30 @@ impl Place {
         if self.followed.is_none() {
             return Ok(());
         }
-        let mut connection = live.connection.clone();
-        let ask = redis::cmd("ROLE");
-        let role = tokio::time::timeout(self.target.timeout, connection.send_packed_command(&ask)).await;
-        match role {
-            Ok(Ok(Value::Array(words))) => match words.first() {
-                Some(Value::BulkString(role)) if role == b"master" => Ok(()),
-                Some(Value::SimpleString(role)) if role == "master" => Ok(()),
-                _ => Err("the server that the sentinels call the master is none (yet)".into()),
-            },
-            Ok(Ok(Value::ServerError(error))) if error.code() == "NOPERM" => {
-                Err("the user may not ask for its ROLE: see the ACL rules in the documentation".into())
-            }
-            Ok(Ok(Value::ServerError(error))) => Err(format!("the server does not tell its role: {}", error.code())),
-            Ok(Ok(_)) => Err("the server does not tell its role".into()),
-            Ok(Err(error)) => Err(tls::explain(&error).unwrap_or_else(|| "the connection was lost".into())),
-            Err(_) => Err(SILENT.into()),
+        if is_master(live, self.target.timeout).await? {
+            Ok(())
+        } else {
+            Err("the server that the sentinels call the master is none (yet)".into())
         }
+    }
+}
+
+/// Whether the server says that it is a master. The error is fit to be shown.
+pub(super) async fn is_master(live: &Live, within: Duration) -> Result<bool, String> {
+    let mut connection = live.connection.clone();
+    let ask = redis::cmd("ROLE");
+    match tokio::time::timeout(within, connection.send_packed_command(&ask)).await {
+        Ok(Ok(Value::Array(words))) => Ok(match words.first() {
+            Some(Value::BulkString(role)) => role == b"master",
+            Some(Value::SimpleString(role)) => role == "master",
+            _ => false,
+        }),
+        Ok(Ok(Value::ServerError(error))) if error.code() == "NOPERM" => {
+            Err("the user may not ask for its ROLE: see the ACL rules in the documentation".into())
+        }
+        Ok(Ok(Value::ServerError(error))) => Err(format!("the server does not tell its role: {}", error.code())),
+        Ok(Ok(_)) => Err("the server does not tell its role".into()),
+        Ok(Err(error)) => Err(tls::explain(&error).unwrap_or_else(|| "the connection was lost".into())),
+        Err(_) => Err(SILENT.into()),
     }
 }

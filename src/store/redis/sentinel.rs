@@ -5,11 +5,17 @@
 //! of all that answer, the one of the highest configuration epoch counts: a sentinel that is cut off from the others
 //! goes on naming a master that was replaced. Sentinels that these know of are asked too.
 //!
+//! The sentinels name a new master only when they have noticed that it is one, for which they look once a second. But the
+//! one that leads the fail-over tells at once which server it promotes: that server is asked itself until it is a
+//! master, see [`promotion`].
+//!
 //! What is found here is where a link looks ([`Place`](super::place::Place)); it uses no server that does not say of
 //! itself that it is a master. While no sentinel answers, the last master that was named stays.
 
+mod promotion;
+
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use redis::{Cmd, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, Value};
@@ -21,6 +27,7 @@ use super::Address;
 use super::dial::{Live, SILENT, Target, dial, settings};
 use super::place::Place;
 use crate::tls;
+use promotion::Promotion;
 
 /// How often a sentinel is asked when nothing happens.
 const RECHECK: Duration = Duration::from_secs(2);
@@ -64,11 +71,15 @@ struct Shared {
     master: watch::Sender<Option<Address>>,
     doubts: watch::Sender<u64>,
     stop: CancellationToken,
+    /// How to reach a server that is none of the sentinels.
+    server: OnceLock<Target>,
 }
 
 struct State {
     /// What each sentinel said last; `None`: it does not answer.
     said: HashMap<Address, Option<Answer>>,
+    /// What a fail-over that is under way, or was just now, has come to.
+    promotion: Promotion,
     /// Why there is no answer.
     reason: String,
 }
@@ -87,11 +98,13 @@ impl Sentinels {
             question,
             state: Mutex::new(State {
                 said: HashMap::new(),
+                promotion: Promotion::None,
                 reason: "no sentinel has answered yet".into(),
             }),
             master: watch::Sender::new(None),
             doubts: watch::Sender::new(0),
             stop: stop.clone(),
+            server: OnceLock::new(),
         });
         shared.meet(sentinels);
         Self {
@@ -102,6 +115,8 @@ impl Sentinels {
 
     /// Where the master is: `target` with its host and port.
     pub(super) fn place(&self, target: Target) -> Place {
+        // All links of a store reach their servers in the same way.
+        let _ = self.shared.server.set(target.clone());
         let doubts = Doubts {
             shared: Arc::clone(&self.shared),
         };
@@ -156,8 +171,14 @@ impl Shared {
         if let Some(reason) = reason {
             state.reason = reason;
         }
+        self.settle(state);
+    }
+
+    /// Names the master that follows from what is known.
+    fn settle(&self, state: MutexGuard<'_, State>) {
         let now = self.master.borrow().clone();
-        let Some(best) = best(state.said.values().flatten(), now.as_ref()) else {
+        let promoted = state.promotion.answer();
+        let Some(best) = best(state.said.values().flatten().chain(promoted), now.as_ref()) else {
             return;
         };
         drop(state);
@@ -212,9 +233,13 @@ async fn converse(sentinel: &Address, shared: &Arc<Shared>, answered: &mut bool)
     };
     let switched = Arc::new(Notify::new());
     let told = Arc::clone(&switched);
+    let hearing = Arc::clone(shared);
     let listener = move |info: PushInfo| {
         if info.kind == PushKind::Message {
-            told.notify_one();
+            match promotion::told(&info.data, &hearing.question.master) {
+                Some(server) => hearing.promised(server),
+                None => told.notify_one(),
+            }
         }
         Ok::<(), std::convert::Infallible>(())
     };
@@ -224,14 +249,16 @@ async fn converse(sentinel: &Address, shared: &Arc<Shared>, answered: &mut bool)
         Err(why) => return why,
     };
     let mut connection = live.connection.clone();
-    match tokio::time::timeout(target.timeout, connection.subscribe("+switch-master")).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) if error.is_io_error() => {
-            return tls::explain(&error).unwrap_or_else(|| "the connection was lost".into());
+    for channel in ["+switch-master", promotion::CHANNEL] {
+        match tokio::time::timeout(target.timeout, connection.subscribe(channel)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if error.is_io_error() => {
+                return tls::explain(&error).unwrap_or_else(|| "the connection was lost".into());
+            }
+            // Less quick, but no less right.
+            Ok(Err(_)) => debug!(%sentinel, channel, "the sentinel lets nobody subscribe to a channel"),
+            Err(_) => return SILENT.into(),
         }
-        // Less quick, but no less right.
-        Ok(Err(_)) => debug!(%sentinel, "cannot subscribe to +switch-master there"),
-        Err(_) => return SILENT.into(),
     }
     loop {
         doubts.mark_unchanged();

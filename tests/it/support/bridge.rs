@@ -199,6 +199,11 @@ impl Bridge {
         self.process.output()
     }
 
+    /// Its process ID.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Ends it without warning, as a crash does.
     pub(crate) fn kill(&mut self) {
         self.process.kill();

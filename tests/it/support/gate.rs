@@ -186,6 +186,15 @@ impl Gate {
             .send_modify(|control| control.delays[way as usize] = delay);
     }
 
+    /// Passes, at once and without end: whatever was told before is forgotten.
+    pub(crate) fn heal(&self) {
+        for (budget, way) in self.inner.budgets.iter().zip([Way::Up, Way::Down]) {
+            budget.store(i64::MAX, Ordering::SeqCst);
+            self.delay(way, Duration::ZERO, Duration::ZERO);
+        }
+        self.open();
+    }
+
     /// How many connections have come so far.
     pub(crate) fn accepted(&self) -> u64 {
         self.inner.accepted.load(Ordering::SeqCst)

@@ -122,6 +122,11 @@ impl RedisServer {
         ask(self.port, words, ANSWERED_WITHIN).expect("an answer")
     }
 
+    /// A connection to keep, for commands that must get through when no new one would.
+    pub(crate) fn connection(&self) -> Connection {
+        connect(self.port, ANSWERED_WITHIN).expect("a connection")
+    }
+
     /// The answer to a command, when there is one within `patience`.
     pub(crate) fn try_command(&self, words: &[&str], patience: Duration) -> RedisResult<Value> {
         let words: Vec<_> = words.iter().map(|word| word.as_bytes()).collect();
@@ -153,6 +158,33 @@ impl RedisServer {
             got >= replicas && Instant::now() < until,
             "{got} of {replicas} replicas have it"
         );
+    }
+
+    /// Takes no writes any more, for `pause`, and waits until its replicas have all that it has: nothing is lost then
+    /// when it dies.
+    pub(crate) fn hold_writes(&self, pause: Duration, replicas: &[&Self]) {
+        self.command(&["CLIENT", "PAUSE", &pause.as_millis().to_string(), "WRITE"]);
+        let offset = |server: &Self, name: &str| {
+            let text = server.text(&["INFO", "replication"]);
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.trim().parse::<u64>().ok())
+        };
+        let until = Instant::now() + REPLICATED_WITHIN;
+        let mine = offset(self, "master_repl_offset:").expect("an offset");
+        while !replicas
+            .iter()
+            .all(|replica| offset(replica, "slave_repl_offset:") >= Some(mine))
+        {
+            assert!(Instant::now() < until, "the replicas do not catch up");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Whether it is a replica now.
+    pub(crate) fn is_replica(&self) -> bool {
+        let answer = self.try_command(&["INFO", "replication"], Duration::from_millis(200));
+        let text: RedisResult<String> = answer.and_then(|value| Ok(redis::from_redis_value(value)?));
+        text.is_ok_and(|text| text.contains("role:slave"))
     }
 
     /// The answer to a command, as text.
