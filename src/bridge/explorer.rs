@@ -23,10 +23,10 @@ use random::{Plan, Weather};
 const IDLE: Duration = Duration::from_secs(120);
 
 /// Whether C3 is asked of responses to requests that were sent with no record at all.
-const SENT_WITH_NOTHING: bool = false;
+const SENT_WITH_NOTHING: bool = true;
 
 /// Whether S4 is asked of requests that came after a log-out and waited for others who looked before it.
-const LATE_FOLLOWERS: bool = false;
+const LATE_FOLLOWERS: bool = true;
 
 /// Whether C1, C3 and F3 are asked of responses to requests that were sent with what waited for the store.
 const BUILT_ON_WAITING: bool = true;

@@ -9,6 +9,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::session::record::Snapshot;
 use crate::session::store::{Key, StoreError};
@@ -18,11 +19,12 @@ const SHARDS: usize = 64;
 /// How an attempt ended, for those who waited.
 #[derive(Clone, Debug)]
 pub enum Landing {
-    /// There is a session, and the response that started it has ended.
-    Session(Arc<Snapshot>),
+    /// There is a session, and the response that started it has ended. With it, when the store was asked for what is
+    /// known: who has looked at the store later may know better.
+    Session(Arc<Snapshot>, Instant),
     /// The leader's response started none: safe methods go on together with what the store holds, others in turn.
     Barren(Option<Arc<Snapshot>>),
-    /// It was cut off: the next one tries.
+    /// It was cut off, or what it started could not be kept: the next one tries.
     Failed,
     /// The store did not answer: it would not answer the others either, one deadline after the other.
     Outage(StoreError),

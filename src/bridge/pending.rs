@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::change::Outcome;
 use super::change::{Change, Settled};
-use super::lead::LEASE_TTL;
+use super::lead::{Fence, LEASE_TTL};
 use super::sessions::Sessions;
 use crate::metrics::{Abandoned, Metrics};
 use crate::session::merge::Effect;
@@ -275,7 +275,7 @@ impl Pending {
         if let Acquired::Held { .. } = self.sessions.acquire_lease(key, token, LEASE_TTL).await? {
             return Ok(None);
         }
-        let stored = self.store(key, change, now, Some(token)).await;
+        let stored = self.store(key, change, now, Some(Fence::retaken(token))).await;
         if lease.is_none()
             && let Err(error) = self.sessions.release_lease(key, token, LeaseEnd::Plain).await
         {
@@ -290,7 +290,7 @@ impl Pending {
         key: &Key,
         change: &Change,
         now: Option<Arc<Snapshot>>,
-        fence: Option<LeaseToken>,
+        fence: Option<Fence>,
     ) -> Result<Option<Settled>, StoreError> {
         match change.store(&self.sessions, &self.metrics, key, now, fence).await? {
             Outcome::Settled(settled) => {

@@ -30,6 +30,8 @@ use crate::session::store::{Key, SessionStore};
 
 /// The longest that a request waits for another one's session.
 pub(super) const CREATE_WAIT: Duration = Duration::from_secs(60);
+/// Long, since a case in which time passes is about what happens then.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 const BODY_WAIT: Duration = Duration::from_secs(2);
 
 /// One request, and how long the backend takes for it.
@@ -108,6 +110,7 @@ impl Replica {
                 Arc::clone(&metrics),
                 tasks.clone(),
                 CREATE_WAIT,
+                STORE_TIMEOUT,
             ),
             commit: Commit::new(Arc::clone(&sessions), Arc::clone(&pending), Arc::clone(&metrics)),
             touch: Touch::new(Arc::clone(&sessions), metrics, tasks.clone()),
@@ -201,7 +204,7 @@ impl Replica {
 
     async fn exchange(self: &Arc<Self>, job: Job, ready: Ready, (troubles, losses): (usize, usize)) -> Ended {
         let (log, rules) = (Arc::clone(&self.server.log), Arc::clone(&self.server.rules));
-        let Ready { snapshot, lead, .. } = ready;
+        let Ready { snapshot, lead, at, .. } = ready;
         let cookies = cookies_of(snapshot.as_deref());
         for value in cookies.values() {
             if !value.starts_with(&format!("{}-", name(&job.key))) {
@@ -246,15 +249,15 @@ impl Replica {
             }
             return Ended::Broken;
         }
-        let at = self.sessions.now();
+        let now = self.sessions.now();
         let said = Said {
             rank: job.ask.rank(),
-            cookies: set_cookies(&answer.says, at),
-            at,
+            cookies: set_cookies(&answer.says, now),
+            at: now,
         };
         let has_body = job.takes[2] > Duration::ZERO;
         let settle = (lead.is_some() && has_body).then_some(BODY_WAIT);
-        let change = Change::new(snapshot, said, settle);
+        let change = Change::new(snapshot, at, said, settle);
         let committed = self.commit.commit(&job.key, change, lead.as_ref()).await;
         log.note(format!(
             "response {number} goes out{}",
@@ -271,10 +274,7 @@ impl Replica {
     }
 
     fn end(self: &Arc<Self>, job: Job, lead: Lead, committed: Committed) {
-        let landing = match committed.snapshot {
-            Some(snapshot) if self.sessions.has_session(Some(&snapshot)) => Landing::Session(snapshot),
-            snapshot => Landing::Barren(snapshot),
-        };
+        let landing = committed.landing(&self.sessions);
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
             tokio::time::sleep(job.takes[2].min(BODY_WAIT)).await;
@@ -283,7 +283,7 @@ impl Replica {
                 this.server.rules.barren(&job.key);
             }
             match landing {
-                Landing::Session(_) if committed.waits && this.commit.waits(&job.key) => lead.leave(landing),
+                Landing::Session(..) if committed.waits && this.commit.waits(&job.key) => lead.leave(landing),
                 landing => lead.end(landing).await,
             }
         });
