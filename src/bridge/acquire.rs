@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use super::flights::{Flights, Landing, Seat};
 use super::lead::{Claim, LEASE_TTL, Lead};
@@ -241,7 +240,7 @@ impl Acquire {
         until: Instant,
         waited: &mut bool,
     ) -> Result<Wait, StoreError> {
-        let token = LeaseToken(Uuid::new_v4().as_u128());
+        let token = LeaseToken::draw();
         let mut pause = LOOK_AGAIN.0;
         let mut barren_before = None;
         // With a session that is settling there is nothing to win: look who is at it. Otherwise try at once.

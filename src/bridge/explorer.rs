@@ -67,6 +67,15 @@ fn explore(weather: Weather, count: u64) {
 }
 
 #[test]
+fn a_seed_makes_the_same_schedule_each_time() {
+    for seed in 0..20 {
+        let plan = Plan::of(seed, Weather::Losses);
+        let (first, second) = (plan.run().1, plan.run().1);
+        assert!(first == second, "{first}\n-- and then --\n{second}");
+    }
+}
+
+#[test]
 fn in_calm_weather_every_schedule_keeps_the_rules() {
     explore(Weather::Calm, 800);
 }

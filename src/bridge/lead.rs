@@ -226,6 +226,7 @@ async fn renew(
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let kept = tokio::select! {
+            biased;
             _ = due.tick(), if asked.len() < MAX_RENEWALS => {
                 let (sessions, ours, broken) = (Arc::clone(&sessions), Arc::clone(&ours), Arc::clone(&broken));
                 asked.spawn(async move { keep(&key, token, &sessions, &ours, &broken).await });

@@ -14,7 +14,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::change::Outcome;
 use super::change::{Change, Settled};
@@ -178,6 +177,7 @@ impl Pending {
             if matches!(flushed, Ok(true)) {
                 pause = TRY_AGAIN.0;
                 tokio::select! {
+                    biased;
                     () = self.arrived.notified() => {}
                     () = stop.cancelled() => {}
                 }
@@ -187,6 +187,7 @@ impl Pending {
                     self.sessions.recovered().await;
                 };
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(pause) => {}
                     () = back => {}
                     () = stop.cancelled() => {}
@@ -271,7 +272,7 @@ impl Pending {
         if self.sessions.has_session(now.as_deref()) {
             return self.store(key, change, now, None).await;
         }
-        let token = lease.unwrap_or_else(|| LeaseToken(Uuid::new_v4().as_u128()));
+        let token = lease.unwrap_or_else(LeaseToken::draw);
         if let Acquired::Held { .. } = self.sessions.acquire_lease(key, token, LEASE_TTL).await? {
             return Ok(None);
         }

@@ -309,6 +309,7 @@ async fn client(steps: Vec<Step>, replicas: Vec<Arc<Replica>>) {
         let replica = Arc::clone(&replicas[(step.replica + index) % replicas.len()]);
         let request = tokio::time::timeout(step.leaves.unwrap_or(Duration::MAX), replica.carry(step.job));
         tokio::select! {
+            biased;
             _ = request => {}
             () = died(&replica) => {}
         }

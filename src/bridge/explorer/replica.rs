@@ -1,5 +1,6 @@
 //! A replica made of the real parts, which carries requests as [`crate::bridge::Bridge::handle`] does.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::IDLE;
 use super::backend::{Ask, Backend};
 use super::rules::Told;
-use super::shared::{Cookies, Link, Server, Sky, State, VirtualClock, cookies_of, name};
+use super::shared::{Cookies, LOOK_FAILED, Link, Server, Sky, State, VirtualClock, cookies_of, name};
 use crate::bridge::acquire::{Acquire, AcquireError, Ready};
 use crate::bridge::change::Change;
 use crate::bridge::commit::{Commit, Committed};
@@ -131,7 +132,12 @@ impl Replica {
             let begun = this.server.timeline(&job.key).len();
             let before = (this.server.rules.troubles(this.number), this.server.rules.losses());
             let was_waiting = this.pending.waits(&job.key);
-            let ready = match this.acquire.acquire(&job.key, job.ask.is_safe()).await {
+            let acquire = async {
+                let ready = this.acquire.acquire(&job.key, job.ask.is_safe()).await;
+                (ready, LOOK_FAILED.with(Cell::get))
+            };
+            let (ready, look_failed) = LOOK_FAILED.scope(Cell::new(false), acquire).await;
+            let ready = match ready {
                 Ok(ready) => ready,
                 Err(error) => {
                     this.server
@@ -143,6 +149,10 @@ impl Replica {
                     return Ended::Refused;
                 }
             };
+            if look_failed {
+                let why = format!("{:?} goes on although it could not look at the store", job.ask);
+                this.server.log.broke("F1", why);
+            }
             this.judge_ready(&job, &ready, begun, was_waiting, before.0);
             if let (Some(snapshot), None) = (&ready.snapshot, &ready.lead) {
                 this.touch.used(&job.key, snapshot);
