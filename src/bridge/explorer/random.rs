@@ -68,8 +68,14 @@ impl Plan {
         let mut rng = fastrand::Rng::with_seed(seed);
         let replicas = rng.usize(2..=4);
         let installations = if rng.u8(0..4) == 0 { rng.u8(2..=3) } else { 1 };
-        let habits = match rng.u8(0..3) {
+        let habits = match rng.u8(0..4) {
             0 => ALWAYS_STARTS,
+            3 => Habits {
+                page_starts: 100,
+                rotates: 70,
+                revives: 80,
+                fresh_log_out: 0,
+            },
             1 => Habits {
                 page_starts: 60,
                 rotates: 30,

@@ -174,6 +174,9 @@ impl Replica {
             job.ask,
             if ready.lead.is_some() { " and leads" } else { "" }
         ));
+        if was_waiting {
+            rules.serves(&job.key, self.number, &cookies);
+        }
         let timeline = self.server.timeline(&job.key);
         let seen = &timeline[begun - 1..];
         let has_session = cookies.contains_key("sid");
@@ -273,6 +276,9 @@ impl Replica {
             "response {number} goes out{}",
             if committed.waits { ", its change waits" } else { "" }
         ));
+        if committed.waits {
+            rules.postponed(number, self.number, cookies_of(committed.snapshot.as_deref()));
+        }
         rules.answered(number);
         if !committed.waits {
             rules.kept(number, &self.server.timeline(&job.key), "S4");

@@ -254,7 +254,7 @@ impl Server {
     async fn acquire(&self, key: &Key, token: LeaseToken, ttl: Duration) -> Result<Acquired, StoreError> {
         let answer = self.inner().acquire_lease(key, token, ttl).await;
         if answer == Ok(Acquired::Won) {
-            self.rules.won(key, token, self.timeline(key).len());
+            self.rules.won(key, token, &self.timeline(key));
             self.enter_lease(key, Some((token, self.clock.now().saturating_add(ttl))));
         }
         answer
