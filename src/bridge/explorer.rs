@@ -77,20 +77,20 @@ fn a_seed_makes_the_same_schedule_each_time() {
 
 #[test]
 fn in_calm_weather_every_schedule_keeps_the_rules() {
-    explore(Weather::Calm, 800);
+    explore(Weather::Calm, 500);
 }
 
 #[test]
 fn whoever_dies_every_schedule_keeps_the_rules() {
-    explore(Weather::Deaths, 800);
+    explore(Weather::Deaths, 500);
 }
 
 #[test]
 fn whatever_is_cut_off_every_schedule_keeps_the_rules() {
-    explore(Weather::Cuts, 800);
+    explore(Weather::Cuts, 500);
 }
 
 #[test]
 fn whatever_the_store_loses_every_schedule_keeps_the_rules() {
-    explore(Weather::Losses, 800);
+    explore(Weather::Losses, 500);
 }
