@@ -306,7 +306,11 @@ impl Acquire {
             }
         }
         let asked = Instant::now();
-        match self.sessions.load(key).await? {
+        let (snapshot, lease) = self.sessions.observe(key).await?;
+        if lease.barren > 0 {
+            claim.not_alone();
+        }
+        match snapshot {
             Some(snapshot) if self.sessions.has_session(Some(&snapshot)) => Ok(Ok(Wait::Session(snapshot, asked))),
             snapshot => Ok(Ok(Wait::Won(claim, snapshot))),
         }

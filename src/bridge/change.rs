@@ -131,13 +131,13 @@ impl Change {
         mut now: Option<Arc<Snapshot>>,
         fence: Option<Fence>,
     ) -> Result<Outcome, StoreError> {
-        let unbroken = fence.is_some_and(|fence| fence.unbroken);
+        let alone = fence.is_some_and(|fence| fence.alone);
         for attempt in 0..MAX_ATTEMPTS {
             if self.was_ended(sessions, key, now.as_deref()).await? {
                 return Ok(Outcome::Settled(self.gone_with(now)));
             }
             let (mut settled, action, next) = self.decide(sessions, now.as_ref());
-            let alone = unbroken && attempt == 0;
+            let alone = alone && attempt == 0;
             if !alone
                 && self
                     .comes_after_a_removal(sessions, key, now.as_deref(), &settled)
@@ -212,8 +212,7 @@ impl Change {
     }
 
     /// Whether a record would begin with it although one was removed since the request was sent, with none (rule C3).
-    /// An unbroken lease is proof enough that none was, but for what requests may have done that a leader without a
-    /// session had freed. Otherwise it is asked, and the clocks of the replicas are compared.
+    /// To have led alone is proof enough that none was. Otherwise it is asked, and the clocks of the replicas are compared.
     async fn comes_after_a_removal(
         &self,
         sessions: &Sessions,

@@ -32,15 +32,16 @@ const MAX_RENEWALS: usize = 4;
 pub struct Fence {
     /// Its token.
     pub token: LeaseToken,
-    /// It has been held without a break since the request looked for a session: no other leader can have led meanwhile.
-    pub unbroken: bool,
+    /// It has been held without a break since the request looked for a session, and no leader before had freed others:
+    /// nobody else can have started a session meanwhile.
+    pub alone: bool,
 }
 
 impl Fence {
     /// A lease that was taken after the request was sent, or had to be taken again.
     #[must_use]
     pub const fn retaken(token: LeaseToken) -> Self {
-        Self { token, unbroken: false }
+        Self { token, alone: false }
     }
 }
 
@@ -53,8 +54,8 @@ pub struct Claim {
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     renewal: Option<AbortHandle>,
-    /// It ran out once.
-    broken: Arc<AtomicBool>,
+    /// It ran out once, or others may start a session beside it.
+    shared: Arc<AtomicBool>,
     ours: bool,
 }
 
@@ -75,7 +76,7 @@ impl Claim {
             metrics,
             tasks,
             renewal: None,
-            broken: Arc::default(),
+            shared: Arc::default(),
             ours: true,
         }
     }
@@ -93,9 +94,14 @@ impl Claim {
             asked,
             Arc::clone(&self.sessions),
             Arc::clone(&self.metrics),
-            Arc::clone(&self.broken),
+            Arc::clone(&self.shared),
         );
         self.renewal = Some(self.tasks.spawn(renewal).abort_handle());
+    }
+
+    /// A leader before has freed others (rule S2), who may still be under way.
+    pub fn not_alone(&self) {
+        self.shared.store(true, Ordering::Release);
     }
 
     fn stop(&mut self) {
@@ -151,7 +157,7 @@ impl Lead {
     pub fn fence(&self) -> Fence {
         Fence {
             token: self.token(),
-            unbroken: !self.claim.broken.load(Ordering::Acquire),
+            alone: !self.claim.shared.load(Ordering::Acquire),
         }
     }
 
@@ -218,7 +224,7 @@ async fn renew(
     since: Instant,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
-    broken: Arc<AtomicBool>,
+    shared: Arc<AtomicBool>,
 ) {
     let ours = Arc::new(AtomicBool::new(true));
     let mut asked = JoinSet::new();
@@ -228,8 +234,8 @@ async fn renew(
         let kept = tokio::select! {
             biased;
             _ = due.tick(), if asked.len() < MAX_RENEWALS => {
-                let (sessions, ours, broken) = (Arc::clone(&sessions), Arc::clone(&ours), Arc::clone(&broken));
-                asked.spawn(async move { keep(&key, token, &sessions, &ours, &broken).await });
+                let (sessions, ours, shared) = (Arc::clone(&sessions), Arc::clone(&ours), Arc::clone(&shared));
+                asked.spawn(async move { keep(&key, token, &sessions, &ours, &shared).await });
                 continue;
             }
             Some(Ok(kept)) = asked.join_next() => kept,
@@ -253,7 +259,7 @@ async fn keep(
     token: LeaseToken,
     sessions: &Sessions,
     ours: &AtomicBool,
-    broken: &AtomicBool,
+    shared: &AtomicBool,
 ) -> Result<Kept, StoreError> {
     let held = sessions.renew_lease(key, token, LEASE_TTL).await?;
     if held && ours.load(Ordering::Acquire) {
@@ -261,7 +267,7 @@ async fn keep(
     }
     // Until it is known that nobody else has led meanwhile, holding it again means nothing.
     ours.store(false, Ordering::Release);
-    broken.store(true, Ordering::Release);
+    shared.store(true, Ordering::Release);
     if !take_again(key, token, sessions).await? {
         return Ok(Kept::Lost);
     }

@@ -339,7 +339,9 @@ impl Rules {
         let builds_on = old.sid().is_some() && old.sid() == author.sent_value("sid");
         if !builds_on && since.iter().any(|state| state.cause == Cause::Remove) && author.rank < Rank::Auth {
             let with = author.sent_value("sid").unwrap_or("nothing");
-            if author.sent.is_some() || super::SENT_WITH_NOTHING {
+            // A store that lost something may have lost the note of the removal.
+            let noted = author.losses == known.losses();
+            if author.sent.is_some() || (super::SENT_WITH_NOTHING && noted) {
                 self.log.broke(
                     "C3",
                     format!("response {number}, sent with {with}, brought a removed record back"),

@@ -211,7 +211,7 @@ async fn f3_a_change_whose_carrier_is_cut_off_in_the_middle_of_a_write_is_not_ma
     let first = here.get().await;
     link.set_down(true);
     let committed = here
-        .respond(&first, Rank::Unsafe, &["c=1; Path=/", "sid=a; Path=/"], None)
+        .respond(&first, Rank::Auth, &["c=1; Path=/", "sid=a; Path=/"], None)
         .await;
     end(first.lead, &here.sessions, committed).await;
     link.set_down(false);
@@ -232,5 +232,32 @@ async fn f3_a_change_whose_carrier_is_cut_off_in_the_middle_of_a_write_is_not_ma
     link.late_answers.store(false, Ordering::SeqCst);
     tokio::time::sleep(ms(3000)).await;
     assert_eq!(here.pending.len(), 0);
+    assert!(there.sessions.load(&KEY).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn c3_a_leader_beside_those_that_one_before_had_freed_brings_no_session_back_either() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    here.whole(false, ms(0), &[]).await;
+    let freed = Ready {
+        snapshot: None,
+        lead: None,
+        waited: true,
+        at: there.sessions.now(),
+    };
+    let leader = here.post().await;
+    assert!(leader.lead.is_some());
+    tokio::time::sleep(ms(10)).await;
+    let started = there.respond(&freed, Rank::Safe, &["sid=a; Path=/"], None).await;
+    let log_out = Ready {
+        snapshot: started.snapshot,
+        at: there.sessions.now(),
+        ..freed
+    };
+    there
+        .respond(&log_out, Rank::Auth, &["sid=; Max-Age=0; Path=/"], None)
+        .await;
+    here.respond(&leader, Rank::Unsafe, &["sid=late; Path=/"], None).await;
     assert!(there.sessions.load(&KEY).await.unwrap().is_none());
 }
