@@ -46,18 +46,23 @@ fn scaled(count: u64) -> u64 {
 }
 
 fn explore(weather: Weather, count: u64) {
+    explore_all(&format!("{weather:?}").to_lowercase(), count, |seed| {
+        Plan::of(seed, weather)
+    });
+}
+
+fn explore_all(name: &str, count: u64, plan: impl Fn(u64) -> Plan) {
     let wanted = std::env::var("SESSION_BRIDGE_EXPLORE").ok();
-    let name = format!("{weather:?}").to_lowercase();
     if let Some(wanted) = wanted {
         if let Some(seed) = wanted.strip_prefix(&format!("{name}:")) {
-            let plan = Plan::of(seed.parse().unwrap(), weather);
+            let plan = plan(seed.parse().unwrap());
             let (broken, log) = plan.run();
             panic!("{plan:#?}\n{log}\nbroken: {broken:#?}");
         }
         return;
     }
     for seed in 0..scaled(count) {
-        let plan = Plan::of(seed, weather);
+        let plan = plan(seed);
         let (broken, _) = plan.run();
         if let Some((rule, _)) = broken.first() {
             let (broken, log) = plan.shrink(rule).run();
@@ -73,6 +78,16 @@ fn a_seed_makes_the_same_schedule_each_time() {
         let (first, second) = (plan.run().1, plan.run().1);
         assert!(first == second, "{first}\n-- and then --\n{second}");
     }
+}
+
+#[test]
+fn s3_who_lost_its_lease_to_another_that_started_a_session_every_time() {
+    explore_all("forgotten", 100, Plan::with_forgotten_leases);
+}
+
+#[test]
+fn f3_sessions_that_start_while_the_store_goes_away_every_time() {
+    explore_all("outage", 100, Plan::with_an_outage);
 }
 
 #[test]

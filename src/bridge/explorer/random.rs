@@ -144,6 +144,68 @@ impl Plan {
         }
     }
 
+    /// A log-in takes long, and its lease is forgotten; meanwhile another request starts a session.
+    pub(super) fn with_forgotten_leases(seed: u64) -> Self {
+        let mut plan = Self::of(seed, Weather::Calm);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let step = |replica, ask, pause, works| Step {
+            pause: ms(pause),
+            replica,
+            job: Job {
+                key: Key::from_digest([0; 16]),
+                ask,
+                takes: [Duration::ZERO, ms(works), Duration::ZERO],
+                breaks: false,
+            },
+            leaves: None,
+        };
+        let slow = step(0, Ask::LogIn, 0, rng.u64(1000..3000));
+        let quick = step(
+            1,
+            [Ask::Page, Ask::Basket][rng.usize(0..2)],
+            rng.u64(0..600),
+            rng.u64(0..300),
+        );
+        plan.clients = vec![vec![slow], vec![quick]];
+        plan.habits = ALWAYS_STARTS;
+        plan.faults = vec![(ms(rng.u64(100..900)), Fault::ForgetLeases)];
+        plan
+    }
+
+    /// On one replica, several sessions start just before the store goes away, and change at once.
+    pub(super) fn with_an_outage(seed: u64) -> Self {
+        let mut plan = Self::of(seed, Weather::Calm);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        plan.installations = 3;
+        plan.habits = Habits {
+            page_starts: 100,
+            rotates: 100,
+            revives: 80,
+            fresh_log_out: 0,
+        };
+        let clients = (0..plan.installations).map(|key| {
+            let views = (0..4).map(|view| Step {
+                pause: ms(rng.u64(0..20)),
+                replica: 0,
+                job: Job {
+                    key: Key::from_digest([key; 16]),
+                    ask: Ask::Page,
+                    takes: [
+                        Duration::ZERO,
+                        ms(if view == 0 { 500 } else { rng.u64(0..20) }),
+                        Duration::ZERO,
+                    ],
+                    breaks: false,
+                },
+                leaves: None,
+            });
+            views.collect()
+        });
+        plan.clients = clients.collect();
+        plan.faults = vec![(ms(400), Fault::Down(None, ms(rng.u64(500..3000))))];
+        plan
+    }
+
     /// Runs it. Returns the rules that were broken, and the log.
     pub(super) fn run(&self) -> (Vec<(&'static str, String)>, String) {
         fastrand::seed(self.seed);
