@@ -104,6 +104,9 @@ impl Commit {
         if self.pending.overlay(key).is_some() {
             return self.postpone(key, change, lease);
         }
+        if lead.is_some_and(|lead| !lead.is_held()) {
+            return self.lost_lease(key, change, lead).await;
+        }
         let (now, fence) = (change.sent.clone(), lead.map(Lead::fence));
         match change.store(&self.sessions, &self.metrics, key, now, fence).await {
             Ok(Outcome::Settled(settled)) => self.settled(key, settled),

@@ -56,6 +56,8 @@ pub struct Claim {
     renewal: Option<AbortHandle>,
     /// It ran out once, or others may start a session beside it.
     shared: Arc<AtomicBool>,
+    /// Cleared while it is not known that nobody else has led since a renewal failed.
+    held: Arc<AtomicBool>,
     ours: bool,
 }
 
@@ -77,6 +79,7 @@ impl Claim {
             tasks,
             renewal: None,
             shared: Arc::default(),
+            held: Arc::new(AtomicBool::new(true)),
             ours: true,
         }
     }
@@ -94,7 +97,7 @@ impl Claim {
             asked,
             Arc::clone(&self.sessions),
             Arc::clone(&self.metrics),
-            Arc::clone(&self.shared),
+            [&self.held, &self.shared].map(Arc::clone),
         );
         self.renewal = Some(self.tasks.spawn(renewal).abort_handle());
     }
@@ -150,6 +153,12 @@ impl Lead {
     #[must_use]
     pub const fn token(&self) -> LeaseToken {
         self.claim.token
+    }
+
+    /// Whether the lease is held, as far as is known: while it is being taken again, a write must not rely on it.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.claim.held.load(Ordering::Acquire)
     }
 
     /// What to show the store with every write.
@@ -224,9 +233,8 @@ async fn renew(
     since: Instant,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
-    shared: Arc<AtomicBool>,
+    [ours, shared]: [Arc<AtomicBool>; 2],
 ) {
-    let ours = Arc::new(AtomicBool::new(true));
     let mut asked = JoinSet::new();
     let mut due = tokio::time::interval_at(since + RENEW_EVERY, RENEW_EVERY);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
