@@ -271,6 +271,7 @@ impl Replica {
         let has_body = job.takes[2] > Duration::ZERO;
         let settle = (lead.is_some() && has_body).then_some(BODY_WAIT);
         let change = Change::new(snapshot, at, said, settle);
+        rules.came(number, self.server.timeline(&job.key).len());
         let committed = self.commit.commit(&job.key, change, lead.as_ref()).await;
         log.note(format!(
             "response {number} goes out{}",

@@ -70,6 +70,8 @@ struct Known {
     beside: HashSet<LeaseToken>,
     /// Responses whose changes had to wait.
     postponed: HashSet<usize>,
+    /// How many states the store had been in when a response came.
+    came_at: HashMap<usize, usize>,
     /// What each replica serves that waits for the store.
     served: HashMap<(usize, Key), Cookies>,
     /// Responses that were lost on their way from the backend.
@@ -167,6 +169,11 @@ impl Rules {
             .leading
             .retain(|(_, other, _)| replica.is_some_and(|replica| replica != *other));
         *known.troubles.entry(replica).or_default() += 1;
+    }
+
+    /// A response has come, when the store had been in so many states.
+    pub(super) fn came(&self, number: usize, at: usize) {
+        self.known.lock().unwrap().came_at.insert(number, at);
     }
 
     /// The change of a response waits on `replica`, which serves this meanwhile.
@@ -317,7 +324,8 @@ impl Rules {
         }
         let number = known.authors[sid];
         let author = &known.told[number];
-        if old.sid().is_none() && author.lead.is_some() && (fence.is_none() || fence != holder) {
+        let intact = author.losses == known.losses();
+        if intact && old.sid().is_none() && author.lead.is_some() && (fence.is_none() || fence != holder) {
             self.log
                 .broke("S3", format!("response {number} started {sid} without the lease"));
         }
@@ -337,7 +345,16 @@ impl Rules {
         }
         let since = &before[sent_at..];
         let builds_on = old.sid().is_some() && old.sid() == author.sent_value("sid");
-        if !builds_on && since.iter().any(|state| state.cause == Cause::Remove) && author.rank < Rank::Auth {
+        // What was sent with nothing asks once whether a record was removed, when the response has come.
+        let until = match author.sent {
+            Some(_) => before.len(),
+            None => known
+                .came_at
+                .get(&number)
+                .map_or(before.len(), |at| (*at).clamp(sent_at, before.len())),
+        };
+        let removed = before[sent_at..until].iter().any(|state| state.cause == Cause::Remove);
+        if !builds_on && removed && author.rank < Rank::Auth {
             let with = author.sent_value("sid").unwrap_or("nothing");
             // A store that lost something may have lost the note of the removal.
             let noted = author.losses == known.losses();

@@ -261,3 +261,24 @@ async fn c3_a_leader_beside_those_that_one_before_had_freed_brings_no_session_ba
     here.respond(&leader, Rank::Unsafe, &["sid=late; Path=/"], None).await;
     assert!(there.sessions.load(&KEY).await.unwrap().is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn c3_a_second_log_out_of_the_same_session_ends_none_that_was_begun_between_them() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    here.whole(false, ms(0), &["sid=a; Path=/"]).await;
+    let (first, second) = (there.get().await, there.get().await);
+    let log_out = ["sid=; Max-Age=0; Path=/"];
+    there.respond(&first, Rank::Auth, &log_out, None).await;
+    tokio::time::sleep(ms(10)).await;
+    let next = Ready {
+        snapshot: None,
+        lead: None,
+        waited: true,
+        at: here.sessions.now(),
+    };
+    tokio::time::sleep(ms(10)).await;
+    there.respond(&second, Rank::Auth, &log_out, None).await;
+    here.respond(&next, Rank::Unsafe, &["sid=b; Path=/"], None).await;
+    assert_eq!(jar(there.get().await.snapshot.as_deref()), "sid=b");
+}
