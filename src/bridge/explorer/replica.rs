@@ -285,14 +285,14 @@ impl Replica {
             rules.kept(number, &self.server.timeline(&job.key), "S4");
         }
         if let Some(lead) = lead {
-            self.end(job, lead, committed);
+            self.end(job, lead, &committed);
         }
         Ended::Answered
     }
 
-    fn end(self: &Arc<Self>, job: Job, lead: Lead, committed: Committed) {
+    fn end(self: &Arc<Self>, job: Job, lead: Lead, committed: &Committed) {
         let landing = committed.landing(&self.sessions);
-        let this = Arc::clone(self);
+        let (this, waits) = (Arc::clone(self), committed.waits);
         self.tasks.spawn(async move {
             tokio::time::sleep(job.takes[2].min(BODY_WAIT)).await;
             this.server.rules.led(lead.token());
@@ -300,7 +300,7 @@ impl Replica {
                 this.server.rules.barren(&job.key);
             }
             match landing {
-                Landing::Session(..) if committed.waits && this.commit.waits(&job.key) => lead.leave(landing),
+                Landing::Session(..) if waits && this.commit.waits(&job.key) => lead.leave(landing),
                 landing => lead.end(landing).await,
             }
         });
