@@ -212,7 +212,8 @@ impl Change {
     }
 
     /// Whether a record would begin with it although one was removed since the request was sent, with none (rule C3).
-    /// To have led alone is proof enough that none was. Otherwise it is asked, and the clocks of the replicas are compared.
+    /// To have led alone is proof enough that none was, but for one that a log-in sent with an earlier session had brought
+    /// back beside the lease. Otherwise it is asked, and the clocks of the replicas are compared.
     async fn comes_after_a_removal(
         &self,
         sessions: &Sessions,
