@@ -48,7 +48,7 @@ use tokio_util::task::TaskTracker;
 use access::ApiKeys;
 use acquire::{Acquire, AcquireError, Ready};
 use change::Change;
-use commit::{Commit, Committed};
+use commit::Commit;
 use flights::Landing;
 use identify::{IdentifyError, IdentifyOptions, Identity};
 use inbound::InboundBody;
@@ -62,6 +62,7 @@ use sessions::Sessions;
 use touch::Touch;
 
 use crate::metrics::{CookieDrop, Metrics};
+use crate::session::clock::Timestamp;
 use crate::session::cookie::{Cookie, Origin, Rejected, parse_set_cookie};
 use crate::session::merge::{Effect, Said};
 use crate::session::record::Snapshot;
@@ -114,6 +115,8 @@ struct Held {
     key: Key,
     snapshot: Option<Arc<Snapshot>>,
     lead: Option<Lead>,
+    /// When it was known: the request is sent after that.
+    at: Timestamp,
 }
 
 impl Bridge {
@@ -227,7 +230,12 @@ impl Bridge {
     /// Stage 2: the session, or the policy for an outage of the store.
     async fn acquire(&self, key: Key, safe: bool, journal: &mut Journal) -> Result<Option<Held>, Refusal> {
         match self.parts.acquire.acquire(&key, safe).await {
-            Ok(Ready { snapshot, lead, waited }) => {
+            Ok(Ready {
+                snapshot,
+                lead,
+                waited,
+                at,
+            }) => {
                 match (&snapshot, waited) {
                     (_, true) => journal.session(Session::Waited),
                     (Some(snapshot), false) if lead.is_none() => {
@@ -236,7 +244,12 @@ impl Bridge {
                     }
                     _ => {}
                 }
-                Ok(Some(Held { key, snapshot, lead }))
+                Ok(Some(Held {
+                    key,
+                    snapshot,
+                    lead,
+                    at,
+                }))
             }
             Err(AcquireError::WaitTimeout) => Err(Refusal::SessionWaitTimeout {
                 retry_after: RETRY_AFTER,
@@ -325,33 +338,31 @@ impl Bridge {
     /// Stage 5: the changes into the store; and the lead, if this request had it, is ended with its response.
     async fn settle(&self, held: Held, said: Said, end: Option<oneshot::Receiver<()>>, journal: &mut Journal) {
         let parts = &self.parts;
-        let Held { key, snapshot, lead } = held;
-        let settle = end.is_some().then_some(parts.body_wait);
-        let change = Change::new(snapshot, said, settle);
-        let Committed {
+        let Held {
+            key,
             snapshot,
-            effect,
-            waits,
-        } = parts.commit.commit(&key, change, lead.as_ref()).await;
-        match effect {
+            lead,
+            at,
+        } = held;
+        let settle = end.is_some().then_some(parts.body_wait);
+        let change = Change::new(snapshot, at, said, settle);
+        let committed = parts.commit.commit(&key, change, lead.as_ref()).await;
+        match committed.effect {
             Effect::None => {}
             Effect::Created => journal.session(Session::Created),
             Effect::Replaced => journal.session(Session::Replaced),
             Effect::Ended => journal.session(Session::Ended),
         }
         let Some(lead) = lead else { return };
-        let landing = match snapshot {
-            Some(snapshot) if parts.sessions.has_session(Some(&snapshot)) => Landing::Session(snapshot),
-            snapshot => Landing::Barren(snapshot),
-        };
-        let (body_wait, commit) = (parts.body_wait, waits.then(|| parts.commit.clone()));
+        let landing = committed.landing(&parts.sessions);
+        let (body_wait, commit) = (parts.body_wait, committed.waits.then(|| parts.commit.clone()));
         parts.tasks.spawn(async move {
             if let Some(end) = end {
                 // Either way it is over: the sender is only ever dropped.
                 let _ = tokio::time::timeout(body_wait, end).await;
             }
             match (landing, commit) {
-                (landing @ Landing::Session(_), Some(commit)) if commit.waits(&key) => lead.leave(landing),
+                (landing @ Landing::Session(..), Some(commit)) if commit.waits(&key) => lead.leave(landing),
                 (landing, _) => lead.end(landing).await,
             }
         });

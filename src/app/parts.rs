@@ -232,6 +232,7 @@ pub(super) fn bridge(config: &Config, shared: Shared) -> Result<bridge::Parts, S
             Arc::clone(&metrics),
             tasks.clone(),
             config.session.create_wait,
+            config.store.timeout,
         ),
         commit: Commit::new(Arc::clone(&sessions), pending, Arc::clone(&metrics)),
         touch: Touch::new(Arc::clone(&sessions), Arc::clone(&metrics), tasks.clone()),

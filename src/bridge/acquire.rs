@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
-use super::flights::{Flights, Landing, Seat, Ticket};
-use super::lead::{LEASE_TTL, Lead};
+use super::flights::{Flights, Landing, Seat};
+use super::lead::{Claim, LEASE_TTL, Lead};
 use super::pending::Pending;
 use super::sessions::Sessions;
 use crate::metrics::{LeaseEvent, Metrics};
+use crate::session::clock::Timestamp;
 use crate::session::record::Snapshot;
-use crate::session::store::{Acquired, Key, LeaseEnd, LeaseState, LeaseToken, StoreError};
+use crate::session::store::{Acquired, Key, LeaseState, LeaseToken, StoreError, Version};
 
 /// The first pause between two looks at a lease that another replica holds, and the longest.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(60));
@@ -26,6 +26,8 @@ pub struct Ready {
     pub lead: Option<Lead>,
     /// Whether it had to wait for another request.
     pub waited: bool,
+    /// When it was: what is sent now is sent after that.
+    pub at: Timestamp,
 }
 
 /// Why there is none.
@@ -51,17 +53,21 @@ pub struct Acquire {
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     create_wait: Duration,
+    store_patience: Duration,
 }
 
 /// What the wait for another replica came to.
 enum Wait {
-    Session(Arc<Snapshot>),
+    /// With when it was asked for.
+    Session(Arc<Snapshot>, Instant),
     Barren(Option<Arc<Snapshot>>),
-    Won(LeaseToken, Option<Arc<Snapshot>>),
+    Won(Claim, Option<Arc<Snapshot>>),
 }
 
 impl Acquire {
-    /// `create_wait`: the longest that a request waits for another one to start the session.
+    /// `create_wait`: the longest that a request waits for another one to start the session. `store_timeout`: the
+    /// deadline of one call to the store; all calls that it takes to find a session, or to take the lead, are given
+    /// three times that together, as many calls as it takes when all is well (rule F2).
     #[must_use]
     pub fn new(
         sessions: Arc<Sessions>,
@@ -69,6 +75,7 @@ impl Acquire {
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
         create_wait: Duration,
+        store_timeout: Duration,
     ) -> Self {
         Self {
             sessions,
@@ -77,6 +84,7 @@ impl Acquire {
             metrics,
             tasks,
             create_wait,
+            store_patience: store_timeout * 3,
         }
     }
 
@@ -86,27 +94,13 @@ impl Acquire {
     /// # Errors
     /// See [`AcquireError`].
     pub async fn acquire(&self, key: &Key, safe: bool) -> Result<Ready, AcquireError> {
-        if let Some(snapshot) = self.pending.overlay(key) {
-            if self.sessions.has_session(snapshot.as_deref()) {
-                return Ok(Ready {
-                    snapshot,
-                    lead: None,
-                    waited: false,
-                });
-            }
-            // What the store holds is known to be out of date.
-            self.pending.settle(key).await?;
-        }
-        let snapshot = self.sessions.load(key).await?;
-        if self.is_usable(snapshot.as_deref()) {
-            return Ok(Ready {
-                snapshot,
-                lead: None,
-                waited: false,
-            });
-        }
+        let until = Instant::now() + self.store_patience;
+        let looked = match within(until, self.look(key)).await? {
+            Look::Ready(ready) => return Ok(ready),
+            Look::Unsettled(looked) => looked,
+        };
         let started = Instant::now();
-        let outcome = tokio::time::timeout(self.create_wait, self.settle(key, safe, snapshot)).await;
+        let outcome = tokio::time::timeout(self.create_wait, self.settle(key, safe, looked, until)).await;
         let ready = match outcome {
             Ok(ready) => ready,
             Err(_elapsed) => {
@@ -120,6 +114,44 @@ impl Acquire {
         ready
     }
 
+    /// What this replica serves, or the store holds.
+    async fn look(&self, key: &Key) -> Result<Look, StoreError> {
+        if let Some(snapshot) = self.pending.overlay(key) {
+            if self.sessions.has_session(snapshot.as_deref()) {
+                return Ok(Look::Ready(self.ready(snapshot, false)));
+            }
+            // What the store holds is known to be out of date.
+            self.pending.settle(key).await?;
+        }
+        let at = Instant::now();
+        let snapshot = self.sessions.load(key).await?;
+        let looked = Looked { snapshot, at };
+        Ok(if self.is_usable(looked.snapshot.as_deref()) {
+            Look::Ready(self.ready(looked.snapshot, false))
+        } else {
+            Look::Unsettled(looked)
+        })
+    }
+
+    /// What this replica serves or the store holds by now.
+    async fn look_again(&self, key: &Key) -> Result<Looked, StoreError> {
+        let at = Instant::now();
+        let snapshot = match self.pending.overlay(key) {
+            Some(snapshot) => snapshot,
+            None => self.sessions.load(key).await?,
+        };
+        Ok(Looked { snapshot, at })
+    }
+
+    fn ready(&self, snapshot: Option<Arc<Snapshot>>, waited: bool) -> Ready {
+        Ready {
+            snapshot,
+            lead: None,
+            waited,
+            at: self.sessions.now(),
+        }
+    }
+
     /// Whether requests can go on with it at once: the response that started it has ended, or must have.
     fn is_usable(&self, snapshot: Option<&Snapshot>) -> bool {
         snapshot.is_some_and(|snapshot| {
@@ -127,119 +159,103 @@ impl Acquire {
         })
     }
 
-    /// Takes part until there is a session, or this request is the one to start it.
-    async fn settle(&self, key: &Key, safe: bool, seen: Option<Arc<Snapshot>>) -> Result<Ready, AcquireError> {
+    /// Takes part until there is a session, or this request is the one to start it. `until`: when it must know, if it
+    /// need not wait for others.
+    async fn settle(&self, key: &Key, safe: bool, mut seen: Looked, until: Instant) -> Result<Ready, AcquireError> {
         let mut waited = false;
         loop {
             match self.flights.join(key) {
-                Seat::First(ticket) => match self.wait_for_others(key, seen.as_deref(), &mut waited).await {
+                Seat::First(ticket) => match self.wait_for_others(key, &seen, until, &mut waited).await {
                     Err(error) => {
                         ticket.land(Landing::Outage(error.clone()));
                         return Err(error.into());
                     }
-                    Ok(Wait::Session(snapshot)) => {
-                        ticket.land(Landing::Session(Arc::clone(&snapshot)));
-                        return Ok(Ready {
-                            snapshot: Some(snapshot),
-                            lead: None,
-                            waited,
-                        });
+                    Ok(Wait::Session(snapshot, asked)) => {
+                        ticket.land(Landing::Session(Arc::clone(&snapshot), asked));
+                        return Ok(self.ready(Some(snapshot), waited));
                     }
                     Ok(Wait::Barren(snapshot)) => {
                         ticket.land(Landing::Barren(snapshot.clone()));
                         if safe {
-                            return Ok(Ready {
-                                snapshot,
-                                lead: None,
-                                waited,
-                            });
+                            return Ok(self.ready(snapshot, waited));
                         }
                     }
-                    Ok(Wait::Won(token, snapshot)) => {
+                    Ok(Wait::Won(claim, snapshot)) => {
                         return Ok(Ready {
-                            snapshot,
-                            lead: Some(self.lead(*key, token, ticket)),
-                            waited,
+                            lead: Some(Lead::take(claim, ticket)),
+                            ..self.ready(snapshot, waited)
                         });
                     }
                 },
                 Seat::Follower(follower) => {
                     waited = true;
                     self.metrics.lease(LeaseEvent::Waited);
-                    match follower.landing().await {
-                        Landing::Session(snapshot) => {
-                            let snapshot = self.latest(key, seen.as_deref(), Some(snapshot)).await?;
-                            // It may have ended meanwhile; then somebody must lead again.
-                            if self.sessions.has_session(snapshot.as_deref()) {
-                                return Ok(Ready {
-                                    snapshot,
-                                    lead: None,
-                                    waited,
-                                });
-                            }
-                        }
-                        Landing::Barren(snapshot) if safe => {
-                            return Ok(Ready {
-                                snapshot: self.latest(key, seen.as_deref(), snapshot).await?,
-                                lead: None,
-                                waited,
-                            });
-                        }
-                        Landing::Outage(error) => return Err(error.into()),
-                        Landing::Barren(_) | Landing::Failed => {}
+                    let landing = follower.landing().await;
+                    if let Some(snapshot) = self.land(key, safe, &mut seen, landing).await? {
+                        return Ok(self.ready(snapshot, waited));
                     }
                 }
             }
         }
     }
 
-    /// What the request goes on with, when the leader's response left `landed` behind. Others may have changed the
-    /// record since: they had, where the request saw another session already when it came, and may have, where the
-    /// leader started none.
-    async fn latest(
+    /// What the request goes on with after `landing`; `None` when it must take part again.
+    async fn land(
         &self,
         key: &Key,
-        seen: Option<&Snapshot>,
-        landed: Option<Arc<Snapshot>>,
-    ) -> Result<Option<Arc<Snapshot>>, StoreError> {
-        let version = |snapshot: &Snapshot| snapshot.version;
-        let another = self.sessions.has_session(seen) && seen.map(version) != landed.as_deref().map(version);
-        if self.sessions.has_session(landed.as_deref()) && !another {
-            return Ok(landed);
-        }
-        match self.pending.overlay(key) {
-            Some(snapshot) => Ok(snapshot),
-            None => self.sessions.load(key).await,
-        }
-    }
-
-    fn lead(&self, key: Key, token: LeaseToken, ticket: Ticket) -> Lead {
-        Lead::take(
-            key,
-            token,
-            Arc::clone(&self.sessions),
-            Arc::clone(&self.metrics),
-            self.tasks.clone(),
-            ticket,
-        )
+        safe: bool,
+        seen: &mut Looked,
+        landing: Landing,
+    ) -> Result<Option<Option<Arc<Snapshot>>>, StoreError> {
+        let landed = match landing {
+            Landing::Session(snapshot, asked) => {
+                let is_news = asked > seen.at || seen.version() == Some(snapshot.version);
+                if is_news && self.sessions.has_session(Some(&snapshot)) {
+                    return Ok(Some(Some(snapshot)));
+                }
+                Some(snapshot.version)
+            }
+            Landing::Barren(_) if safe => None,
+            Landing::Outage(error) => return Err(error),
+            Landing::Barren(_) | Landing::Failed => return Ok(None),
+        };
+        // Others may have changed the record since: they had, where the request looked at the store after those who
+        // started the session, and may have, where the leader started none.
+        *seen = self.look_again(key).await?;
+        let goes_on = match &seen.snapshot {
+            Some(snapshot) if self.sessions.has_session(Some(snapshot)) => {
+                landed == Some(snapshot.version) || self.is_usable(Some(snapshot))
+            }
+            // A session may have ended meanwhile; then somebody must lead again.
+            _ => landed.is_none(),
+        };
+        Ok(goes_on.then(|| seen.snapshot.clone()))
     }
 
     /// Speaks to the store for all who wait here, until another replica's leader is done or the lease is ours.
-    async fn wait_for_others(&self, key: &Key, seen: Option<&Snapshot>, waited: &mut bool) -> Result<Wait, StoreError> {
-        let token = LeaseToken(Uuid::new_v4().as_u128());
+    async fn wait_for_others(
+        &self,
+        key: &Key,
+        seen: &Looked,
+        until: Instant,
+        waited: &mut bool,
+    ) -> Result<Wait, StoreError> {
+        let token = LeaseToken::draw();
         let mut pause = LOOK_AGAIN.0;
         let mut barren_before = None;
         // With a session that is settling there is nothing to win: look who is at it. Otherwise try at once.
         let mut lease = LeaseState::default();
-        let mut look = self.sessions.has_session(seen);
+        let mut look = self.sessions.has_session(seen.snapshot.as_deref());
         loop {
+            let asked = Instant::now();
+            let until = if *waited { asked + self.store_patience } else { until };
             if look {
-                let (snapshot, state) = self.sessions.observe(key).await?;
+                let (snapshot, state) = within(until, self.sessions.observe(key)).await?;
                 if let Some(snapshot) = snapshot.as_ref()
                     && self.sessions.has_session(Some(snapshot))
                     && (!state.held || self.is_usable(Some(snapshot)))
                 {
-                    return Ok(Wait::Session(Arc::clone(snapshot)));
+                    return Ok(Wait::Session(Arc::clone(snapshot), asked));
                 }
                 if barren_before.is_some_and(|before| state.barren > before) {
                     return Ok(Wait::Barren(snapshot));
@@ -248,7 +264,7 @@ impl Acquire {
                 lease = state;
             }
             if !lease.held {
-                match self.try_win(key, token).await? {
+                match within(until, self.try_win(key, token)).await? {
                     Ok(won) => return Ok(won),
                     Err(barren) => barren_before = barren_before.or(Some(barren)),
                 }
@@ -263,54 +279,66 @@ impl Acquire {
     /// Takes the lease, or tells the count of barren leaders so far. Who wins looks again: the session may have been
     /// started, and its lease given back, since this request looked first.
     async fn try_win(&self, key: &Key, token: LeaseToken) -> Result<Result<Wait, u32>, StoreError> {
-        let mut claim = Claim {
-            key: *key,
+        let mut claim = Claim::new(
+            *key,
             token,
-            sessions: Some(Arc::clone(&self.sessions)),
-            tasks: self.tasks.clone(),
-        };
-        let acquired = match self.sessions.acquire_lease(key, token, LEASE_TTL).await {
-            // Taking one's own lease again is no harm: this tells what became of it.
-            Err(StoreError::Ambiguous(_)) => self.sessions.acquire_lease(key, token, LEASE_TTL).await?,
-            other => other?,
-        };
-        if let Acquired::Held { barren } = acquired {
-            claim.keep();
-            return Ok(Err(barren));
-        }
-        match self.sessions.load(key).await? {
-            Some(snapshot) if self.sessions.has_session(Some(&snapshot)) => Ok(Ok(Wait::Session(snapshot))),
-            snapshot => {
-                claim.keep();
-                Ok(Ok(Wait::Won(token, snapshot)))
+            Arc::clone(&self.sessions),
+            Arc::clone(&self.metrics),
+            self.tasks.clone(),
+        );
+        let mut asked_before = false;
+        loop {
+            let asked = Instant::now();
+            match self.sessions.acquire_lease(key, token, LEASE_TTL).await {
+                Ok(Acquired::Held { barren }) => {
+                    claim.forget();
+                    return Ok(Err(barren));
+                }
+                Ok(Acquired::Won) if asked.elapsed() < LEASE_TTL => {
+                    claim.won(asked);
+                    break;
+                }
+                // It may have run out on the way. Taking one's own lease again is no harm: that tells.
+                Ok(Acquired::Won) => {}
+                // Likewise what became of it.
+                Err(StoreError::Ambiguous(_)) if !asked_before => asked_before = true,
+                Err(error) => return Err(error),
             }
         }
+        let asked = Instant::now();
+        let (snapshot, lease) = self.sessions.observe(key).await?;
+        if lease.barren > 0 {
+            claim.not_alone();
+        }
+        match snapshot {
+            Some(snapshot) if self.sessions.has_session(Some(&snapshot)) => Ok(Ok(Wait::Session(snapshot, asked))),
+            snapshot => Ok(Ok(Wait::Won(claim, snapshot))),
+        }
     }
 }
 
-/// A lease that may have been won but has no [`Lead`] yet: given back unless it is kept, so that a client which hangs up
-/// in between holds nobody up.
-struct Claim {
-    key: Key,
-    token: LeaseToken,
-    sessions: Option<Arc<Sessions>>,
-    tasks: TaskTracker,
+/// What came of the first look.
+enum Look {
+    Ready(Ready),
+    /// There is no session, or the response that started it has not ended yet.
+    Unsettled(Looked),
 }
 
-impl Claim {
-    fn keep(&mut self) {
-        self.sessions = None;
+/// What a request saw in the store, and when it asked for it.
+struct Looked {
+    snapshot: Option<Arc<Snapshot>>,
+    at: Instant,
+}
+
+impl Looked {
+    fn version(&self) -> Option<Version> {
+        self.snapshot.as_ref().map(|snapshot| snapshot.version)
     }
 }
 
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let Some(sessions) = self.sessions.take() else { return };
-        let (key, token) = (self.key, self.token);
-        self.tasks.spawn(async move {
-            if let Err(error) = sessions.release_lease(&key, token, LeaseEnd::Plain).await {
-                tracing::debug!(install = %key, %error, "a claim could not be given back; it runs out by itself");
-            }
-        });
-    }
+/// What the store says by then.
+async fn within<T>(until: Instant, asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout_at(until, asked)
+        .await
+        .unwrap_or(Err(StoreError::Timeout))
 }

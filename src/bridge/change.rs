@@ -3,14 +3,16 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::lead::Fence;
 use super::sessions::{Sessions, Written};
 use crate::metrics::{CookieDrop, Metrics};
+use crate::session::clock::Timestamp;
 use crate::session::cookie::{Cookie, CookieKey};
 use crate::session::lineage::Landed;
 use crate::session::merge::{self, Action, Effect, Said, merge};
-use crate::session::record::{Record, Snapshot};
+use crate::session::record::{Rank, Record, Snapshot};
 use crate::session::removal::Attempt;
-use crate::session::store::{Key, LeaseToken, StoreError, Version};
+use crate::session::store::{Key, StoreError, Version};
 
 /// How often a write may lose against others before it is left to the background.
 const MAX_ATTEMPTS: usize = 64;
@@ -20,6 +22,8 @@ const MAX_ATTEMPTS: usize = 64;
 pub struct Change {
     /// What the request was sent with.
     pub sent: Option<Arc<Snapshot>>,
+    /// When it was sent.
+    sent_at: Timestamp,
     /// What the response says.
     pub said: Said,
     /// How long the response may be under way after its head, should it have started the session (rule S1).
@@ -87,11 +91,13 @@ impl From<merge::Drop> for CookieDrop {
 }
 
 impl Change {
-    /// What the response `said` changes, to a request that was sent with `sent`. `settle`: see [`Change::settle`].
+    /// What the response `said` changes, to a request that was sent with `sent` at `sent_at`. `settle`: see
+    /// [`Change::settle`].
     #[must_use]
-    pub fn new(sent: Option<Arc<Snapshot>>, said: Said, settle: Option<Duration>) -> Self {
+    pub fn new(sent: Option<Arc<Snapshot>>, sent_at: Timestamp, said: Said, settle: Option<Duration>) -> Self {
         Self {
             sent,
+            sent_at,
             said,
             settle,
             nonce: fastrand::u32(..),
@@ -123,22 +129,34 @@ impl Change {
         metrics: &Metrics,
         key: &Key,
         mut now: Option<Arc<Snapshot>>,
-        fence: Option<LeaseToken>,
+        fence: Option<Fence>,
     ) -> Result<Outcome, StoreError> {
-        for _ in 0..MAX_ATTEMPTS {
+        let alone = fence.is_some_and(|fence| fence.alone);
+        for attempt in 0..MAX_ATTEMPTS {
             if self.was_ended(sessions, key, now.as_deref()).await? {
                 return Ok(Outcome::Settled(self.gone_with(now)));
             }
             let (mut settled, action, next) = self.decide(sessions, now.as_ref());
+            let alone = alone && attempt == 0;
+            if !alone
+                && self
+                    .comes_after_a_removal(sessions, key, now.as_deref(), &settled)
+                    .await?
+            {
+                return Ok(Outcome::Settled(self.gone_with(now)));
+            }
+            let doubt = self.note(settled.snapshot.as_deref());
             let written = match &action {
                 Action::Keep => {
+                    self.is_sure(doubt);
                     let ours = now.filter(|now| now.version.nonce == self.nonce);
                     settled.landed = ours.as_deref().map(landed);
                     return Ok(Outcome::Settled(settled));
                 }
                 Action::Write(record) => {
+                    let over = now.as_ref().map(|now| now.version);
                     sessions
-                        .write(key, now.as_ref().map(|now| now.version), next, record, fence)
+                        .write(key, over, next, record, fence.map(|fence| fence.token))
                         .await
                 }
                 Action::Remove => match now.as_ref() {
@@ -146,6 +164,9 @@ impl Change {
                     None => return Ok(Outcome::Settled(settled)),
                 },
             };
+            if !matches!(written, Err(StoreError::Ambiguous(_))) {
+                self.is_sure(doubt);
+            }
             settled.landed = settled.snapshot.as_deref().map(landed);
             now = match written {
                 Ok(Written::Done) => return Ok(Outcome::Settled(settled)),
@@ -155,7 +176,6 @@ impl Change {
                     latest
                 }
                 Err(StoreError::Ambiguous(_)) => {
-                    self.note(settled.snapshot.as_deref());
                     let latest = sessions.load(key).await?;
                     let wanted = settled.snapshot.as_ref().map(|snapshot| snapshot.version);
                     if latest.as_ref().map(|latest| latest.version) == wanted {
@@ -171,15 +191,42 @@ impl Change {
         )))
     }
 
-    /// Remembers that `written` may be in the store.
-    fn note(&self, written: Option<&Snapshot>) {
+    /// Remembers that `written` may be in the store from now on, whatever becomes of this call. Returns what was noted
+    /// before.
+    fn note(&self, written: Option<&Snapshot>) -> Option<Attempt> {
+        let mut unsure = self.unsure();
+        let before = *unsure;
         if let Some(written) = written {
-            *self.unsure() = Some(Attempt {
+            *unsure = Some(Attempt {
                 born: written.record.born(),
                 version: written.version,
                 at: self.said.at,
             });
         }
+        before
+    }
+
+    /// What was noted last is known to be there or not: what was in doubt before is so still.
+    fn is_sure(&self, doubt: Option<Attempt>) {
+        *self.unsure() = doubt;
+    }
+
+    /// Whether a record would begin with it although one was removed since the request was sent, with none (rule C3).
+    /// To have led alone is proof enough that none was, but for one that a log-in sent with an earlier session had brought
+    /// back beside the lease. Otherwise it is asked, and the clocks of the replicas are compared.
+    async fn comes_after_a_removal(
+        &self,
+        sessions: &Sessions,
+        key: &Key,
+        now: Option<&Snapshot>,
+        settled: &Settled,
+    ) -> Result<bool, StoreError> {
+        let logs_in = self.said.rank == Rank::Auth && settled.effect == Effect::Created;
+        if self.sent.is_some() || now.is_some() || settled.snapshot.is_none() || logs_in {
+            return Ok(false);
+        }
+        let removal = sessions.removal(key).await?;
+        Ok(removal.is_some_and(|removal| removal.is_after(self.sent_at)))
     }
 
     /// Whether an earlier attempt may have been stored after all, and the session been ended since: by `now` the record

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::change::{Change, Outcome, Settled, tell_dropped};
-use super::lead::{LEASE_TTL, Lead};
+use super::flights::Landing;
+use super::lead::{Fence, LEASE_TTL, Lead};
 use super::pending::{Pending, Postponed};
 use super::sessions::Sessions;
 use crate::metrics::{Abandoned, CookieDrop, Metrics};
@@ -20,14 +23,41 @@ pub struct Committed {
     pub effect: Effect,
     /// The change waits for the store, where a lead's lease keeps its place.
     pub waits: bool,
+    /// What the response said could not be kept.
+    lost: bool,
+    /// When it began: the record is no older.
+    asked: Instant,
 }
 
 impl Committed {
-    const fn nothing(snapshot: Option<Arc<Snapshot>>) -> Self {
+    /// The change is lost.
+    fn lost(sent: Option<Arc<Snapshot>>) -> Self {
+        Self {
+            lost: true,
+            ..Self::of(sent, Effect::None)
+        }
+    }
+
+    fn of(snapshot: Option<Arc<Snapshot>>, effect: Effect) -> Self {
         Self {
             snapshot,
-            effect: Effect::None,
+            effect,
             waits: false,
+            lost: false,
+            asked: Instant::now(),
+        }
+    }
+
+    /// What it means to those who wait for the leader whose change it was. One that started a session which could not be
+    /// kept has freed nobody (rule S2): the next one leads.
+    #[must_use]
+    pub fn landing(&self, sessions: &Sessions) -> Landing {
+        match &self.snapshot {
+            Some(snapshot) if sessions.has_session(Some(snapshot)) => {
+                Landing::Session(Arc::clone(snapshot), self.asked)
+            }
+            _ if self.lost => Landing::Failed,
+            snapshot => Landing::Barren(snapshot.clone()),
         }
     }
 }
@@ -59,23 +89,34 @@ impl Commit {
 
     /// Stores `change`. It never fails: what the store cannot take now is kept and tried again.
     pub async fn commit(&self, key: &Key, change: Change, lead: Option<&Lead>) -> Committed {
+        let asked = Instant::now();
+        Committed {
+            asked,
+            ..self.attempt(key, change, lead).await
+        }
+    }
+
+    async fn attempt(&self, key: &Key, change: Change, lead: Option<&Lead>) -> Committed {
         if change.said.cookies.is_empty() {
-            return Committed::nothing(change.sent);
+            return Committed::of(change.sent, Effect::None);
         }
-        let fence = lead.map(Lead::token);
+        let lease = lead.map(Lead::token);
         if self.pending.overlay(key).is_some() {
-            return self.postpone(key, change, fence);
+            return self.postpone(key, change, lease);
         }
-        let now = change.sent.clone();
+        if lead.is_some_and(|lead| !lead.is_held()) {
+            return self.lost_lease(key, change, lead).await;
+        }
+        let (now, fence) = (change.sent.clone(), lead.map(Lead::fence));
         match change.store(&self.sessions, &self.metrics, key, now, fence).await {
             Ok(Outcome::Settled(settled)) => self.settled(key, settled),
             Ok(Outcome::Fenced) => self.lost_lease(key, change, lead).await,
             Err(error @ (StoreError::Corrupt(_) | StoreError::Unreadable(_))) => {
                 tracing::error!(install = %key, %error, "a session change is lost");
                 self.metrics.commits_abandoned(Abandoned::Unreadable, 1);
-                Committed::nothing(change.sent)
+                Committed::lost(change.sent)
             }
-            Err(error) => self.not_yet(key, change, fence, &error),
+            Err(error) => self.not_yet(key, change, lease, &error),
         }
     }
 
@@ -93,7 +134,7 @@ impl Commit {
         for cookie in &change.said.cookies {
             tell_dropped(&self.metrics, key, cookie.name(), CookieDrop::Fenced);
         }
-        Committed::nothing(change.sent)
+        Committed::lost(change.sent)
     }
 
     /// `None` when somebody else leads or has led to a session.
@@ -105,9 +146,8 @@ impl Commit {
         if self.sessions.has_session(now.as_deref()) {
             return Ok(None);
         }
-        let outcome = change
-            .store(&self.sessions, &self.metrics, key, now, Some(token))
-            .await?;
+        let fence = Some(Fence::retaken(token));
+        let outcome = change.store(&self.sessions, &self.metrics, key, now, fence).await?;
         Ok(match outcome {
             Outcome::Settled(settled) => Some(settled),
             Outcome::Fenced => None,
@@ -128,7 +168,7 @@ impl Commit {
                 waits: true,
                 ..self.committed(snapshot, effect)
             },
-            None => Committed::nothing(sent),
+            None => Committed::lost(sent),
         }
     }
 
@@ -144,10 +184,6 @@ impl Commit {
             Effect::Replaced => self.metrics.session_replaced(),
             Effect::Ended => self.metrics.session_ended(),
         }
-        Committed {
-            snapshot,
-            effect,
-            waits: false,
-        }
+        Committed::of(snapshot, effect)
     }
 }

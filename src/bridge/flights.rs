@@ -6,9 +6,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::session::record::Snapshot;
 use crate::session::store::{Key, StoreError};
@@ -18,17 +19,26 @@ const SHARDS: usize = 64;
 /// How an attempt ended, for those who waited.
 #[derive(Clone, Debug)]
 pub enum Landing {
-    /// There is a session, and the response that started it has ended.
-    Session(Arc<Snapshot>),
+    /// There is a session, and the response that started it has ended. With it, when the store was asked for what is
+    /// known: who has looked at the store later may know better.
+    Session(Arc<Snapshot>, Instant),
     /// The leader's response started none: safe methods go on together with what the store holds, others in turn.
     Barren(Option<Arc<Snapshot>>),
-    /// It was cut off: the next one tries.
+    /// It was cut off, or what it started could not be kept: the next one tries.
     Failed,
     /// The store did not answer: it would not answer the others either, one deadline after the other.
     Outage(StoreError),
 }
 
-type Waiting = HashMap<Key, watch::Receiver<Option<Landing>>>;
+type Waiting = HashMap<Key, Arc<Attempt>>;
+
+/// An attempt under way, or how it ended.
+#[derive(Default)]
+struct Attempt {
+    landing: OnceLock<Landing>,
+    /// Wakes those who wait in the order in which they came.
+    landed: Notify,
+}
 
 /// The attempts under way in this replica.
 pub struct Flights {
@@ -56,28 +66,24 @@ impl Flights {
     #[must_use]
     pub fn join(self: &Arc<Self>, key: &Key) -> Seat {
         let Some(mut waiting) = self.shard(key) else {
-            return Seat::First(self.ticket(*key).0);
+            return Seat::First(self.ticket(*key));
         };
         match waiting.entry(*key) {
-            Entry::Occupied(entry) => Seat::Follower(Follower(entry.get().clone())),
+            Entry::Occupied(entry) => Seat::Follower(Follower(Arc::clone(entry.get()))),
             Entry::Vacant(entry) => {
-                let (ticket, landing) = self.ticket(*key);
-                entry.insert(landing);
+                let ticket = self.ticket(*key);
+                entry.insert(Arc::clone(&ticket.attempt));
                 Seat::First(ticket)
             }
         }
     }
 
-    fn ticket(self: &Arc<Self>, key: Key) -> (Ticket, watch::Receiver<Option<Landing>>) {
-        let (sender, receiver) = watch::channel(None);
-        (
-            Ticket {
-                key,
-                flights: Arc::clone(self),
-                sender,
-            },
-            receiver,
-        )
+    fn ticket(self: &Arc<Self>, key: Key) -> Ticket {
+        Ticket {
+            key,
+            flights: Arc::clone(self),
+            attempt: Arc::default(),
+        }
     }
 
     fn shard(&self, key: &Key) -> Option<MutexGuard<'_, Waiting>> {
@@ -93,49 +99,47 @@ impl Flights {
 pub struct Ticket {
     key: Key,
     flights: Arc<Flights>,
-    sender: watch::Sender<Option<Landing>>,
+    attempt: Arc<Attempt>,
 }
 
 impl Ticket {
     /// Ends the attempt. Whoever comes later starts another one.
     pub fn land(self, landing: Landing) {
-        self.leave();
-        self.sender.send_replace(Some(landing));
+        self.end(landing);
     }
 
-    fn leave(&self) {
+    fn end(&self, landing: Landing) {
         if let Some(mut waiting) = self.flights.shard(&self.key)
             && waiting
                 .get(&self.key)
-                .is_some_and(|receiver| receiver.same_channel(&self.sender.subscribe()))
+                .is_some_and(|attempt| Arc::ptr_eq(attempt, &self.attempt))
         {
             waiting.remove(&self.key);
         }
+        // It ends once: what was said first stays.
+        let _ = self.attempt.landing.set(landing);
+        self.attempt.landed.notify_waiters();
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.leave();
-        self.sender.send_if_modified(|landing| {
-            let cut_off = landing.is_none();
-            if cut_off {
-                *landing = Some(Landing::Failed);
-            }
-            cut_off
-        });
+        self.end(Landing::Failed);
     }
 }
 
 /// A place among those who wait.
-pub struct Follower(watch::Receiver<Option<Landing>>);
+pub struct Follower(Arc<Attempt>);
 
 impl Follower {
     /// Waits for the end of the attempt.
-    pub async fn landing(mut self) -> Landing {
-        match self.0.wait_for(Option::is_some).await {
-            Ok(landing) => landing.clone().unwrap_or(Landing::Failed),
-            Err(_closed) => Landing::Failed,
+    pub async fn landing(self) -> Landing {
+        let mut landed = std::pin::pin!(self.0.landed.notified());
+        // From here on no end is missed.
+        landed.as_mut().enable();
+        if self.0.landing.get().is_none() {
+            landed.await;
         }
+        self.0.landing.get().cloned().unwrap_or(Landing::Failed)
     }
 }

@@ -27,53 +27,153 @@ const RENEW_EVERY: Duration = Duration::from_millis(500);
 /// How many renewals may wait for their answers at once.
 const MAX_RENEWALS: usize = 4;
 
-/// A held lead. Dropped without [`Lead::end`], it is passed on.
-pub struct Lead {
+/// The lease that a write shows the store (rule S3).
+#[derive(Clone, Copy, Debug)]
+pub struct Fence {
+    /// Its token.
+    pub token: LeaseToken,
+    /// It has been held without a break since the request looked for a session, and no leader before had freed others:
+    /// nobody else can have started a session meanwhile.
+    pub alone: bool,
+}
+
+impl Fence {
+    /// A lease that was taken after the request was sent, or had to be taken again.
+    #[must_use]
+    pub const fn retaken(token: LeaseToken) -> Self {
+        Self { token, alone: false }
+    }
+}
+
+/// A lease that may be held, renewed once it is. Dropped, it is given back, so that a client which hangs up before its
+/// request leads holds nobody up.
+pub struct Claim {
     key: Key,
     token: LeaseToken,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
-    renewal: AbortHandle,
-    ticket: Option<Ticket>,
+    renewal: Option<AbortHandle>,
+    /// It ran out once, or others may start a session beside it.
+    shared: Arc<AtomicBool>,
+    /// Cleared while it is not known that nobody else has led since a renewal failed.
+    held: Arc<AtomicBool>,
+    ours: bool,
 }
 
-impl Lead {
-    /// Takes charge of a lease that `token` has just won, and keeps it renewed.
+impl Claim {
+    /// `token` is about to be shown to the store.
     #[must_use]
-    pub fn take(
+    pub fn new(
         key: Key,
         token: LeaseToken,
         sessions: Arc<Sessions>,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
-        ticket: Ticket,
     ) -> Self {
-        metrics.lease(LeaseEvent::Won);
-        let renewal = tasks
-            .spawn(renew(key, token, Arc::clone(&sessions), Arc::clone(&metrics)))
-            .abort_handle();
         Self {
             key,
             token,
             sessions,
             metrics,
             tasks,
-            renewal,
+            renewal: None,
+            shared: Arc::default(),
+            held: Arc::new(AtomicBool::new(true)),
+            ours: true,
+        }
+    }
+
+    /// Another one holds the lease.
+    pub fn forget(mut self) {
+        self.ours = false;
+    }
+
+    /// The lease was won by a call that was sent at `asked`: from then on it runs, and is renewed.
+    pub fn won(&mut self, asked: Instant) {
+        let renewal = renew(
+            self.key,
+            self.token,
+            asked,
+            Arc::clone(&self.sessions),
+            Arc::clone(&self.metrics),
+            [&self.held, &self.shared].map(Arc::clone),
+        );
+        self.renewal = Some(self.tasks.spawn(renewal).abort_handle());
+    }
+
+    /// A leader before has freed others (rule S2), who may still be under way.
+    pub fn not_alone(&self) {
+        self.shared.store(true, Ordering::Release);
+    }
+
+    fn stop(&mut self) {
+        self.ours = false;
+        if let Some(renewal) = self.renewal.take() {
+            renewal.abort();
+        }
+    }
+
+    async fn give_back(&mut self, end: LeaseEnd) {
+        self.stop();
+        release(&self.sessions, &self.key, self.token, end).await;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let ours = self.ours;
+        self.stop();
+        if ours {
+            let (sessions, key, token) = (Arc::clone(&self.sessions), self.key, self.token);
+            self.tasks
+                .spawn(async move { release(&sessions, &key, token, LeaseEnd::Plain).await });
+        }
+    }
+}
+
+/// A held lead. Dropped without [`Lead::end`], it is passed on.
+pub struct Lead {
+    claim: Claim,
+    ticket: Option<Ticket>,
+}
+
+impl Lead {
+    /// Leads by a lease that was won.
+    #[must_use]
+    pub fn take(claim: Claim, ticket: Ticket) -> Self {
+        claim.metrics.lease(LeaseEvent::Won);
+        Self {
+            claim,
             ticket: Some(ticket),
         }
     }
 
-    /// What to show the store with every write.
+    /// The token of the lease.
     #[must_use]
     pub const fn token(&self) -> LeaseToken {
-        self.token
+        self.claim.token
+    }
+
+    /// Whether the lease is held, as far as is known: while it is being taken again, a write must not rely on it.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.claim.held.load(Ordering::Acquire)
+    }
+
+    /// What to show the store with every write.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        Fence {
+            token: self.token(),
+            alone: !self.claim.shared.load(Ordering::Acquire),
+        }
     }
 
     /// Ends the lead without giving the lease back, and frees those who wait here: the session that it started waits
     /// for the store. Until it is there, or the lease has run out, nobody else starts one.
     pub fn leave(mut self, landing: Landing) {
-        self.renewal.abort();
+        self.claim.stop();
         if let Some(ticket) = self.ticket.take() {
             ticket.land(landing);
         }
@@ -83,11 +183,10 @@ impl Lead {
     pub async fn end(mut self, landing: Landing) {
         let end = lease_end(&landing);
         if end == LeaseEnd::Barren {
-            self.metrics.lease(LeaseEvent::Barren);
+            self.claim.metrics.lease(LeaseEvent::Barren);
         }
         let ticket = self.ticket.take();
-        self.renewal.abort();
-        release(&self.sessions, &self.key, self.token, end).await;
+        self.claim.give_back(end).await;
         if let Some(ticket) = ticket {
             ticket.land(landing);
         }
@@ -96,10 +195,10 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        self.renewal.abort();
         let Some(ticket) = self.ticket.take() else { return };
-        let (sessions, key, token) = (Arc::clone(&self.sessions), self.key, self.token);
-        self.tasks.spawn(async move {
+        self.claim.stop();
+        let (sessions, key, token) = (Arc::clone(&self.claim.sessions), self.claim.key, self.claim.token);
+        self.claim.tasks.spawn(async move {
             release(&sessions, &key, token, LeaseEnd::Plain).await;
             drop(ticket);
         });
@@ -109,7 +208,7 @@ impl Drop for Lead {
 const fn lease_end(landing: &Landing) -> LeaseEnd {
     match landing {
         Landing::Barren(_) => LeaseEnd::Barren,
-        Landing::Session(_) | Landing::Failed | Landing::Outage(_) => LeaseEnd::Plain,
+        Landing::Session(..) | Landing::Failed | Landing::Outage(_) => LeaseEnd::Plain,
     }
 }
 
@@ -126,18 +225,25 @@ enum Kept {
     Lost,
 }
 
-/// Renews the lease for ever. A renewal that is slow to be answered holds up none after it: the lease lives on what
-/// reaches the store, whenever the answer comes.
-async fn renew(key: Key, token: LeaseToken, sessions: Arc<Sessions>, metrics: Arc<Metrics>) {
-    let ours = Arc::new(AtomicBool::new(true));
+/// Renews for ever the lease that was asked for at `since`. A renewal that is slow to be answered holds up none after
+/// it: the lease lives on what reaches the store, whenever the answer comes.
+async fn renew(
+    key: Key,
+    token: LeaseToken,
+    since: Instant,
+    sessions: Arc<Sessions>,
+    metrics: Arc<Metrics>,
+    [ours, shared]: [Arc<AtomicBool>; 2],
+) {
     let mut asked = JoinSet::new();
-    let mut due = tokio::time::interval_at(Instant::now() + RENEW_EVERY, RENEW_EVERY);
+    let mut due = tokio::time::interval_at(since + RENEW_EVERY, RENEW_EVERY);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let kept = tokio::select! {
+            biased;
             _ = due.tick(), if asked.len() < MAX_RENEWALS => {
-                let (sessions, ours) = (Arc::clone(&sessions), Arc::clone(&ours));
-                asked.spawn(async move { keep(&key, token, &sessions, &ours).await });
+                let (sessions, ours, shared) = (Arc::clone(&sessions), Arc::clone(&ours), Arc::clone(&shared));
+                asked.spawn(async move { keep(&key, token, &sessions, &ours, &shared).await });
                 continue;
             }
             Some(Ok(kept)) = asked.join_next() => kept,
@@ -156,13 +262,20 @@ async fn renew(key: Key, token: LeaseToken, sessions: Arc<Sessions>, metrics: Ar
     }
 }
 
-async fn keep(key: &Key, token: LeaseToken, sessions: &Sessions, ours: &AtomicBool) -> Result<Kept, StoreError> {
+async fn keep(
+    key: &Key,
+    token: LeaseToken,
+    sessions: &Sessions,
+    ours: &AtomicBool,
+    shared: &AtomicBool,
+) -> Result<Kept, StoreError> {
     let held = sessions.renew_lease(key, token, LEASE_TTL).await?;
     if held && ours.load(Ordering::Acquire) {
         return Ok(Kept::Yes);
     }
     // Until it is known that nobody else has led meanwhile, holding it again means nothing.
     ours.store(false, Ordering::Release);
+    shared.store(true, Ordering::Release);
     if !take_again(key, token, sessions).await? {
         return Ok(Kept::Lost);
     }

@@ -14,11 +14,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::change::Outcome;
 use super::change::{Change, Settled};
-use super::lead::LEASE_TTL;
+use super::lead::{Fence, LEASE_TTL};
 use super::sessions::Sessions;
 use crate::metrics::{Abandoned, Metrics};
 use crate::session::merge::Effect;
@@ -178,6 +177,7 @@ impl Pending {
             if matches!(flushed, Ok(true)) {
                 pause = TRY_AGAIN.0;
                 tokio::select! {
+                    biased;
                     () = self.arrived.notified() => {}
                     () = stop.cancelled() => {}
                 }
@@ -187,6 +187,7 @@ impl Pending {
                     self.sessions.recovered().await;
                 };
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(pause) => {}
                     () = back => {}
                     () = stop.cancelled() => {}
@@ -271,11 +272,11 @@ impl Pending {
         if self.sessions.has_session(now.as_deref()) {
             return self.store(key, change, now, None).await;
         }
-        let token = lease.unwrap_or_else(|| LeaseToken(Uuid::new_v4().as_u128()));
+        let token = lease.unwrap_or_else(LeaseToken::draw);
         if let Acquired::Held { .. } = self.sessions.acquire_lease(key, token, LEASE_TTL).await? {
             return Ok(None);
         }
-        let stored = self.store(key, change, now, Some(token)).await;
+        let stored = self.store(key, change, now, Some(Fence::retaken(token))).await;
         if lease.is_none()
             && let Err(error) = self.sessions.release_lease(key, token, LeaseEnd::Plain).await
         {
@@ -290,7 +291,7 @@ impl Pending {
         key: &Key,
         change: &Change,
         now: Option<Arc<Snapshot>>,
-        fence: Option<LeaseToken>,
+        fence: Option<Fence>,
     ) -> Result<Option<Settled>, StoreError> {
         match change.store(&self.sessions, &self.metrics, key, now, fence).await? {
             Outcome::Settled(settled) => {

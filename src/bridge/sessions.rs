@@ -270,6 +270,10 @@ impl Sessions {
                 }
                 Err(error) => return Err(error),
             };
+            // Somebody else removes the same one; it was removed when they said so first.
+            if before.version == new.version {
+                return Ok(());
+            }
             let replace = self.store.replace(key, before.version, new.clone(), None);
             if let Replaced::Done = self.timed(StoreOp::Replace, replace).await? {
                 return Ok(());

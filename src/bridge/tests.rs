@@ -16,7 +16,6 @@ use tokio_util::task::TaskTracker;
 use super::acquire::{Acquire, AcquireError, Ready};
 use super::change::Change;
 use super::commit::{Commit, Committed};
-use super::flights::Landing;
 use super::lead::{LEASE_TTL, Lead};
 use super::pending::Pending;
 use super::sessions::Sessions;
@@ -35,6 +34,7 @@ use crate::store::memory::MemoryStore;
 
 const KEY: Key = Key::from_digest([7; 16]);
 const IDLE: Duration = Duration::from_secs(1000);
+const STORE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The paused time of the runtime, as a wall clock.
 struct VirtualClock(Instant);
@@ -72,7 +72,12 @@ struct Flaky {
     late_leases: AtomicUsize,
     /// Leases are answered late.
     slow_leases: AtomicBool,
+    /// Changes take effect at once, and are answered half a second later.
+    late_answers: AtomicBool,
+    /// How many milliseconds every call takes.
+    delay: AtomicUsize,
     loads: AtomicUsize,
+    leases: AtomicUsize,
     touches: AtomicUsize,
 }
 
@@ -88,7 +93,10 @@ impl Flaky {
             breaks: AtomicBool::new(false),
             late_leases: AtomicUsize::new(0),
             slow_leases: AtomicBool::new(false),
+            late_answers: AtomicBool::new(false),
+            delay: AtomicUsize::new(0),
             loads: AtomicUsize::new(0),
+            leases: AtomicUsize::new(0),
             touches: AtomicUsize::new(0),
         }
     }
@@ -109,7 +117,11 @@ impl Flaky {
                 Err(StoreError::Unavailable("switched off".to_owned()))
             });
         }
-        call
+        let delay = ms(self.delay.load(Ordering::SeqCst) as u64);
+        Box::pin(async move {
+            tokio::time::sleep(delay).await;
+            call.await
+        })
     }
 
     fn change<'a, T: Send + 'a>(&'a self, call: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
@@ -125,6 +137,9 @@ impl Flaky {
                 return Err(lost());
             }
             let answer = call.await?;
+            if self.late_answers.load(Ordering::SeqCst) {
+                tokio::time::sleep(ms(500)).await;
+            }
             if count_down(&self.deaf) {
                 return Err(lost());
             }
@@ -133,8 +148,12 @@ impl Flaky {
     }
 
     fn lease<'a, T: Send + 'a>(&'a self, call: StoreFuture<'a, T>) -> StoreFuture<'a, T> {
+        self.leases.fetch_add(1, Ordering::SeqCst);
         if self.leases_down.load(Ordering::SeqCst) {
-            return Box::pin(async { Err(StoreError::Unavailable("no leases".to_owned())) });
+            return Box::pin(async {
+                tokio::time::sleep(STORE_TIMEOUT).await;
+                Err(StoreError::Ambiguous("no leases".to_owned()))
+            });
         }
         let call = self.change(call);
         Box::pin(async move {
@@ -212,6 +231,7 @@ struct World {
     store: Arc<Flaky>,
     clock: Arc<VirtualClock>,
     max_age: Option<Duration>,
+    store_timeout: Duration,
 }
 
 struct Replica {
@@ -233,6 +253,7 @@ impl World {
             store: Arc::new(Flaky::before(inner)),
             clock,
             max_age: None,
+            store_timeout: STORE_TIMEOUT,
         }
     }
 
@@ -282,6 +303,7 @@ impl World {
                 Arc::clone(&metrics),
                 tasks.clone(),
                 Duration::from_secs(60),
+                self.store_timeout,
             ),
             commit: Commit::new(Arc::clone(&sessions), Arc::clone(&pending), Arc::clone(&metrics)),
             touch: Touch::new(Arc::clone(&sessions), Arc::clone(&metrics), tasks.clone()),
@@ -328,7 +350,7 @@ impl Replica {
             cookies: cookies(lines, at),
             at,
         };
-        let change = Change::new(ready.snapshot.clone(), said, settle);
+        let change = Change::new(ready.snapshot.clone(), ready.at, said, settle);
         self.commit.commit(&KEY, change, ready.lead.as_ref()).await
     }
 
@@ -350,10 +372,7 @@ impl Replica {
 
 async fn end(lead: Option<Lead>, sessions: &Sessions, committed: Committed) {
     if let Some(lead) = lead {
-        let landing = match committed.snapshot {
-            Some(snapshot) if sessions.has_session(Some(&snapshot)) => Landing::Session(snapshot),
-            snapshot => Landing::Barren(snapshot),
-        };
+        let landing = committed.landing(sessions);
         if committed.waits {
             return lead.leave(landing);
         }
@@ -764,6 +783,7 @@ async fn f3_a_change_that_must_wait_for_a_leader_holds_up_no_other_installation(
         let cookies = cookies(&[line], at);
         Change::new(
             None,
+            at,
             Said {
                 rank: Rank::Unsafe,
                 cookies,
@@ -798,6 +818,7 @@ async fn f3_a_request_behind_a_change_that_must_wait_for_a_leader_waits_for_it_t
         snapshot: None,
         lead: None,
         waited: false,
+        at: world.clock.now(),
     };
     here.respond(&none, Rank::Unsafe, &["csrf=x; Path=/"], None).await;
     world.set_down(false);
@@ -887,6 +908,7 @@ async fn s1_a_session_that_was_started_while_a_request_took_the_lease_is_used() 
         snapshot: None,
         lead: None,
         waited: false,
+        at: world.clock.now(),
     };
     there.respond(&earlier, Rank::Safe, &["sid=a; Path=/"], None).await;
     let ready = request.await.unwrap();
@@ -1024,6 +1046,7 @@ async fn s2_who_is_freed_by_a_leader_without_a_session_goes_on_with_what_is_stor
         snapshot: None,
         lead: None,
         waited: false,
+        at: world.clock.now(),
     };
     there.respond(&earlier, Rank::Safe, &["sid=a; Path=/"], None).await;
     let committed = here.respond(&leader, Rank::Unsafe, &[], None).await;
@@ -1078,8 +1101,11 @@ async fn f3_the_changes_that_wait_are_bounded() {
         at,
     };
     for _ in 0..10_000 {
-        here.pending
-            .push(&KEY, Change::new(ready.snapshot.clone(), said.clone(), None), None);
+        here.pending.push(
+            &KEY,
+            Change::new(ready.snapshot.clone(), ready.at, said.clone(), None),
+            None,
+        );
     }
     assert_eq!(here.pending.len(), 10_000);
     let committed = here.respond(&ready, Rank::Auth, &["sid=b; Path=/"], None).await;
@@ -1103,7 +1129,9 @@ async fn f2_requests_behind_changes_that_wait_are_refused_together() {
             cookies: cookies(&[line], at),
             at,
         };
-        here.commit.commit(key, Change::new(sent, said, None), None).await
+        here.commit
+            .commit(key, Change::new(sent, here.sessions.now(), said, None), None)
+            .await
     };
     let mut known = Vec::new();
     for key in &keys {
@@ -1127,4 +1155,58 @@ async fn f2_requests_behind_changes_that_wait_are_refused_together() {
         assert!(matches!(request.await.unwrap(), Err(AcquireError::Store(_))));
     }
     assert!(started.elapsed() < ms(600), "refused after {:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s4_who_comes_after_a_log_out_does_not_go_on_with_the_session_of_a_leader_that_ends_later() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let leader = here.post().await;
+    let committed = here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
+    let log_out = there.whole(true, ms(0), &[]).await.1;
+    let knows = Ready {
+        snapshot: log_out,
+        lead: None,
+        waited: false,
+        at: there.sessions.now(),
+    };
+    there
+        .respond(&knows, Rank::Auth, &["sid=; Max-Age=0; Path=/"], None)
+        .await;
+    tokio::time::sleep(ms(1)).await;
+    let next = tokio::spawn({
+        let here = Arc::clone(&here);
+        async move { here.get().await }
+    });
+    tokio::time::sleep(ms(10)).await;
+    end(leader.lead, &here.sessions, committed).await;
+    let next = next.await.unwrap();
+    assert_eq!(
+        jar(next.snapshot.as_deref()),
+        "",
+        "it goes on with a session that was ended"
+    );
+    assert!(next.lead.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s2_a_leader_whose_session_cannot_be_kept_frees_nobody_to_start_others() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let leader = here.post().await;
+    let token = leader.lead.as_ref().map(Lead::token).unwrap();
+    let before = world.store.inner.observe(&KEY).await.unwrap().1.barren;
+    world.store.release_lease(&KEY, token, LeaseEnd::Plain).await.unwrap();
+    let freed = Ready {
+        snapshot: None,
+        lead: None,
+        waited: true,
+        at: there.sessions.now(),
+    };
+    there.respond(&freed, Rank::Safe, &["sid=b; Path=/"], None).await;
+    let committed = here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
+    end(leader.lead, &here.sessions, committed).await;
+    let (stored, lease) = world.store.inner.observe(&KEY).await.unwrap();
+    assert!(stored.is_some() && !lease.held);
+    assert_eq!(lease.barren, before);
 }

@@ -150,6 +150,10 @@ impl Record {
             }
             None => {
                 let mut last = [0; 3];
+                // What is there without a history came with the beginning, which counts also once the cookie is gone.
+                if self.jar.get(key).is_some() {
+                    set_last(&mut last, self.born_rank, self.born.seq);
+                }
                 set_last(&mut last, rank, seq);
                 self.history.push(Changes {
                     key: key.clone(),
@@ -174,11 +178,12 @@ impl Record {
     /// came after the last one that `sent` tells of.
     fn diverged(&self, changes: &Changes, rank: Rank, sent: &Snapshot) -> bool {
         let sent = &sent.record;
-        if sent.born != self.born {
+        let seq = last(&changes.last, rank);
+        // Who knows the record knows its beginning.
+        if sent.born != self.born || seq == self.born.seq {
             return false;
         }
         let before = sent.history.iter().find(|before| before.key == changes.key);
-        let seq = last(&changes.last, rank);
         let is_another = seq != before.map_or(0, |before| last(&before.last, rank));
         // Its time is that of the last of them.
         let is_last = changes.last.iter().all(|other| *other <= seq);

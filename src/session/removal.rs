@@ -72,6 +72,12 @@ impl Removal {
         self.version == attempt.version || self.version.seq > attempt.version.seq
     }
 
+    /// Whether it was removed after `at`.
+    #[must_use]
+    pub fn is_after(&self, at: Timestamp) -> bool {
+        self.at > at
+    }
+
     /// The stored form.
     ///
     /// # Errors

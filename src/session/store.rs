@@ -101,6 +101,14 @@ impl fmt::Debug for Payload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseToken(pub u128);
 
+impl LeaseToken {
+    /// A new one.
+    #[must_use]
+    pub fn draw() -> Self {
+        Self(fastrand::u128(..))
+    }
+}
+
 /// Outcome of [`SessionStore::create`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Created {

@@ -190,6 +190,85 @@ async fn without_its_store_a_stateless_bridge_forwards_without_cookies() {
     .await;
 }
 
+/// A request of a stateless bridge while `obstacle` stands between it and its session: it is forwarded without one, in
+/// time, and nothing of the answer is kept.
+async fn forwarded_without_a_session(bridge: &Bridge, id: &InstallId, obstacle: &str) {
+    let start = Instant::now();
+    let answer = bridge.send(Call::post("/basket/add").of(id)).await;
+    assert_eq!(answer.status, 200, "{obstacle}: {}", answer.text());
+    assert_eq!(answer.json()["cookies"], "", "{obstacle}");
+    assert!(!answer.headers.contains_key("set-cookie"), "{obstacle}");
+    // Three deadlines at most, and what a loaded machine may add.
+    let took = start.elapsed();
+    assert!(took < Duration::from_millis(3 * 250 + 500), "{obstacle}: {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whichever_call_to_the_store_fails_a_stateless_bridge_forwards_without_a_session_and_keeps_nothing() {
+    let scene = Scene::new().await;
+    let redis = &scene._redis;
+    let bridge = scene
+        .builder
+        .clone()
+        .set("session.on_store_error", "stateless")
+        .start()
+        .await;
+    let direct = scene.builder.clone().store(&redis.url()).start().await;
+    let known = InstallId::random();
+    direct.ok(Call::post("/basket/add").of(&known)).await;
+    let kept = redis.keys();
+
+    // The lease cannot be taken: Redis refuses all writes.
+    redis.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    forwarded_without_a_session(&bridge, &InstallId::random(), "no lease").await;
+    redis.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+
+    // It is not known whether the lease was taken: Redis answers no write.
+    redis.command(&["CLIENT", "PAUSE", "2000", "WRITE"]);
+    forwarded_without_a_session(&bridge, &InstallId::random(), "no answer").await;
+    redis.command(&["CLIENT", "UNPAUSE"]);
+
+    // The record cannot be read.
+    let (name, good) = (&kept[0], redis.command(&["GET", &kept[0]]));
+    redis.command(&["SET", name, "xx", "KEEPTTL"]);
+    forwarded_without_a_session(&bridge, &known, "unreadable").await;
+    assert_eq!(redis.text(&["GET", name]), "xx", "it is left alone");
+    let redis::Value::BulkString(good) = good else {
+        panic!("{good:?}")
+    };
+    redis.raw(&[b"SET", name.as_bytes(), &good, b"KEEPTTL"]);
+
+    eventually("nothing to be left behind", Duration::from_secs(10), async || {
+        redis.keys() == kept
+    })
+    .await;
+
+    // The look while another request starts the session.
+    let id = InstallId::random();
+    let leading = direct.send(Call::post("/basket/add?leader=1&after=2000").of(&id));
+    let waiting = async {
+        scene.shop.wait_for("leader").await;
+        let waits = bridge.send(Call::post("/basket/add").of(&id));
+        let cutting = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            scene.gate.stall();
+            Instant::now()
+        };
+        let (answer, cut) = tokio::join!(waits, cutting);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.json()["cookies"], "");
+        assert!(!answer.headers.contains_key("set-cookie"));
+        assert!(cut.elapsed() < Duration::from_millis(250 + 500), "{:?}", cut.elapsed());
+    };
+    let (led, ()) = tokio::join!(leading, waiting);
+    assert_eq!(led.status, 200);
+    let shown = direct.ok(Call::post("/basket").of(&id)).await;
+    assert_eq!(
+        shown["basket"], 1,
+        "the leader's session is kept, and only that: {shown}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_could_not_be_stored_is_delivered_served_and_stored_later() {
     let scene = Scene::new().await;

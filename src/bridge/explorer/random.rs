@@ -68,8 +68,14 @@ impl Plan {
         let mut rng = fastrand::Rng::with_seed(seed);
         let replicas = rng.usize(2..=4);
         let installations = if rng.u8(0..4) == 0 { rng.u8(2..=3) } else { 1 };
-        let habits = match rng.u8(0..3) {
+        let habits = match rng.u8(0..4) {
             0 => ALWAYS_STARTS,
+            3 => Habits {
+                page_starts: 100,
+                rotates: 70,
+                revives: 80,
+                fresh_log_out: 0,
+            },
             1 => Habits {
                 page_starts: 60,
                 rotates: 30,
@@ -136,6 +142,68 @@ impl Plan {
             clients,
             faults,
         }
+    }
+
+    /// A log-in takes long, and its lease is forgotten; meanwhile another request starts a session.
+    pub(super) fn with_forgotten_leases(seed: u64) -> Self {
+        let mut plan = Self::of(seed, Weather::Calm);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let step = |replica, ask, pause, works| Step {
+            pause: ms(pause),
+            replica,
+            job: Job {
+                key: Key::from_digest([0; 16]),
+                ask,
+                takes: [Duration::ZERO, ms(works), Duration::ZERO],
+                breaks: false,
+            },
+            leaves: None,
+        };
+        let slow = step(0, Ask::LogIn, 0, rng.u64(1000..3000));
+        let quick = step(
+            1,
+            [Ask::Page, Ask::Basket][rng.usize(0..2)],
+            rng.u64(0..600),
+            rng.u64(0..300),
+        );
+        plan.clients = vec![vec![slow], vec![quick]];
+        plan.habits = ALWAYS_STARTS;
+        plan.faults = vec![(ms(rng.u64(100..900)), Fault::ForgetLeases)];
+        plan
+    }
+
+    /// On one replica, several sessions start just before the store goes away, and change at once.
+    pub(super) fn with_an_outage(seed: u64) -> Self {
+        let mut plan = Self::of(seed, Weather::Calm);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        plan.installations = 3;
+        plan.habits = Habits {
+            page_starts: 100,
+            rotates: 100,
+            revives: 80,
+            fresh_log_out: 0,
+        };
+        let clients = (0..plan.installations).map(|key| {
+            let views = (0..4).map(|view| Step {
+                pause: ms(rng.u64(0..20)),
+                replica: 0,
+                job: Job {
+                    key: Key::from_digest([key; 16]),
+                    ask: Ask::Page,
+                    takes: [
+                        Duration::ZERO,
+                        ms(if view == 0 { 500 } else { rng.u64(0..20) }),
+                        Duration::ZERO,
+                    ],
+                    breaks: false,
+                },
+                leaves: None,
+            });
+            views.collect()
+        });
+        plan.clients = clients.collect();
+        plan.faults = vec![(ms(400), Fault::Down(None, ms(rng.u64(500..3000))))];
+        plan
     }
 
     /// Runs it. Returns the rules that were broken, and the log.
@@ -309,6 +377,7 @@ async fn client(steps: Vec<Step>, replicas: Vec<Arc<Replica>>) {
         let replica = Arc::clone(&replicas[(step.replica + index) % replicas.len()]);
         let request = tokio::time::timeout(step.leaves.unwrap_or(Duration::MAX), replica.carry(step.job));
         tokio::select! {
+            biased;
             _ = request => {}
             () = died(&replica) => {}
         }

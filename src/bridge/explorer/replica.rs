@@ -1,5 +1,6 @@
 //! A replica made of the real parts, which carries requests as [`crate::bridge::Bridge::handle`] does.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::IDLE;
 use super::backend::{Ask, Backend};
 use super::rules::Told;
-use super::shared::{Cookies, Link, Server, Sky, State, VirtualClock, cookies_of, name};
+use super::shared::{Cookies, LOOK_FAILED, Link, Server, Sky, State, VirtualClock, cookies_of, name};
 use crate::bridge::acquire::{Acquire, AcquireError, Ready};
 use crate::bridge::change::Change;
 use crate::bridge::commit::{Commit, Committed};
@@ -30,6 +31,8 @@ use crate::session::store::{Key, SessionStore};
 
 /// The longest that a request waits for another one's session.
 pub(super) const CREATE_WAIT: Duration = Duration::from_secs(60);
+/// Long, since a case in which time passes is about what happens then.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 const BODY_WAIT: Duration = Duration::from_secs(2);
 
 /// One request, and how long the backend takes for it.
@@ -108,6 +111,7 @@ impl Replica {
                 Arc::clone(&metrics),
                 tasks.clone(),
                 CREATE_WAIT,
+                STORE_TIMEOUT,
             ),
             commit: Commit::new(Arc::clone(&sessions), Arc::clone(&pending), Arc::clone(&metrics)),
             touch: Touch::new(Arc::clone(&sessions), metrics, tasks.clone()),
@@ -128,7 +132,12 @@ impl Replica {
             let begun = this.server.timeline(&job.key).len();
             let before = (this.server.rules.troubles(this.number), this.server.rules.losses());
             let was_waiting = this.pending.waits(&job.key);
-            let ready = match this.acquire.acquire(&job.key, job.ask.is_safe()).await {
+            let acquire = async {
+                let ready = this.acquire.acquire(&job.key, job.ask.is_safe()).await;
+                (ready, LOOK_FAILED.with(Cell::get))
+            };
+            let (ready, look_failed) = LOOK_FAILED.scope(Cell::new(false), acquire).await;
+            let ready = match ready {
                 Ok(ready) => ready,
                 Err(error) => {
                     this.server
@@ -140,6 +149,10 @@ impl Replica {
                     return Ended::Refused;
                 }
             };
+            if look_failed {
+                let why = format!("{:?} goes on although it could not look at the store", job.ask);
+                this.server.log.broke("F1", why);
+            }
             this.judge_ready(&job, &ready, begun, was_waiting, before.0);
             if let (Some(snapshot), None) = (&ready.snapshot, &ready.lead) {
                 this.touch.used(&job.key, snapshot);
@@ -161,6 +174,9 @@ impl Replica {
             job.ask,
             if ready.lead.is_some() { " and leads" } else { "" }
         ));
+        if was_waiting {
+            rules.serves(&job.key, self.number, &cookies);
+        }
         let timeline = self.server.timeline(&job.key);
         let seen = &timeline[begun - 1..];
         let has_session = cookies.contains_key("sid");
@@ -201,7 +217,7 @@ impl Replica {
 
     async fn exchange(self: &Arc<Self>, job: Job, ready: Ready, (troubles, losses): (usize, usize)) -> Ended {
         let (log, rules) = (Arc::clone(&self.server.log), Arc::clone(&self.server.rules));
-        let Ready { snapshot, lead, .. } = ready;
+        let Ready { snapshot, lead, at, .. } = ready;
         let cookies = cookies_of(snapshot.as_deref());
         for value in cookies.values() {
             if !value.starts_with(&format!("{}-", name(&job.key))) {
@@ -246,36 +262,37 @@ impl Replica {
             }
             return Ended::Broken;
         }
-        let at = self.sessions.now();
+        let now = self.sessions.now();
         let said = Said {
             rank: job.ask.rank(),
-            cookies: set_cookies(&answer.says, at),
-            at,
+            cookies: set_cookies(&answer.says, now),
+            at: now,
         };
         let has_body = job.takes[2] > Duration::ZERO;
         let settle = (lead.is_some() && has_body).then_some(BODY_WAIT);
-        let change = Change::new(snapshot, said, settle);
+        let change = Change::new(snapshot, at, said, settle);
+        rules.came(number, self.server.timeline(&job.key).len());
         let committed = self.commit.commit(&job.key, change, lead.as_ref()).await;
         log.note(format!(
             "response {number} goes out{}",
             if committed.waits { ", its change waits" } else { "" }
         ));
+        if committed.waits {
+            rules.postponed(number, self.number, cookies_of(committed.snapshot.as_deref()));
+        }
         rules.answered(number);
         if !committed.waits {
             rules.kept(number, &self.server.timeline(&job.key), "S4");
         }
         if let Some(lead) = lead {
-            self.end(job, lead, committed);
+            self.end(job, lead, &committed);
         }
         Ended::Answered
     }
 
-    fn end(self: &Arc<Self>, job: Job, lead: Lead, committed: Committed) {
-        let landing = match committed.snapshot {
-            Some(snapshot) if self.sessions.has_session(Some(&snapshot)) => Landing::Session(snapshot),
-            snapshot => Landing::Barren(snapshot),
-        };
-        let this = Arc::clone(self);
+    fn end(self: &Arc<Self>, job: Job, lead: Lead, committed: &Committed) {
+        let landing = committed.landing(&self.sessions);
+        let (this, waits) = (Arc::clone(self), committed.waits);
         self.tasks.spawn(async move {
             tokio::time::sleep(job.takes[2].min(BODY_WAIT)).await;
             this.server.rules.led(lead.token());
@@ -283,7 +300,7 @@ impl Replica {
                 this.server.rules.barren(&job.key);
             }
             match landing {
-                Landing::Session(_) if committed.waits && this.commit.waits(&job.key) => lead.leave(landing),
+                Landing::Session(..) if waits && this.commit.waits(&job.key) => lead.leave(landing),
                 landing => lead.end(landing).await,
             }
         });

@@ -1,7 +1,7 @@
 //! The rules, as questions to a history. Every value that the backend sets is unique, so that each change in the store
 //! names the response that it came from; nothing here asks the code under test what it did or meant.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use super::IDLE;
@@ -65,6 +65,15 @@ struct Known {
     wins: HashMap<Key, Vec<LeaseToken>>,
     won_at: HashMap<LeaseToken, usize>,
     leading: Vec<(Key, usize, LeaseToken)>,
+    /// Who has led, and of them who took the lease again while there was a session.
+    led: HashSet<LeaseToken>,
+    beside: HashSet<LeaseToken>,
+    /// Responses whose changes had to wait.
+    postponed: HashSet<usize>,
+    /// How many states the store had been in when a response came.
+    came_at: HashMap<usize, usize>,
+    /// What each replica serves that waits for the store.
+    served: HashMap<(usize, Key), Cookies>,
     /// Responses that were lost on their way from the backend.
     lost: Vec<usize>,
     /// How often something went wrong between each replica and the store, and with the store.
@@ -93,10 +102,15 @@ impl Rules {
         self.known.lock().unwrap().barren.get(key).copied().unwrap_or(0)
     }
 
-    /// A lease was taken, when the store had been in so many states.
-    pub(super) fn won(&self, key: &Key, token: LeaseToken, at: usize) {
+    /// A lease was taken, when the store had been in these states.
+    pub(super) fn won(&self, key: &Key, token: LeaseToken, timeline: &[State]) {
         let mut known = self.known.lock().unwrap();
-        known.won_at.insert(token, at);
+        known.won_at.insert(token, timeline.len());
+        if known.led.contains(&token) && timeline.last().is_some_and(|state| state.sid().is_some()) {
+            known.beside.insert(token);
+        } else {
+            known.beside.remove(&token);
+        }
         let wins = known.wins.entry(*key).or_default();
         if wins.last() != Some(&token) {
             wins.push(token);
@@ -118,7 +132,11 @@ impl Rules {
 
     /// F1 and S1: who leads has seen, since it took the lease, that there was no session.
     pub(super) fn may_lead(&self, token: LeaseToken, timeline: &[State]) {
-        let at = self.known.lock().unwrap().won_at.get(&token).copied().unwrap_or(0);
+        let at = {
+            let mut known = self.known.lock().unwrap();
+            known.led.insert(token);
+            known.won_at.get(&token).copied().unwrap_or(0)
+        };
         let since = &timeline[at.saturating_sub(1).min(timeline.len())..];
         if !since.is_empty() && since.iter().all(|state| state.sid().is_some()) {
             self.log
@@ -151,6 +169,28 @@ impl Rules {
             .leading
             .retain(|(_, other, _)| replica.is_some_and(|replica| replica != *other));
         *known.troubles.entry(replica).or_default() += 1;
+    }
+
+    /// A response has come, when the store had been in so many states.
+    pub(super) fn came(&self, number: usize, at: usize) {
+        self.known.lock().unwrap().came_at.insert(number, at);
+    }
+
+    /// The change of a response waits on `replica`, which serves this meanwhile.
+    pub(super) fn postponed(&self, number: usize, replica: usize, serves: Cookies) {
+        let mut known = self.known.lock().unwrap();
+        let key = known.told[number].key;
+        known.postponed.insert(number);
+        known.served.insert((replica, key), serves);
+    }
+
+    /// F3: while changes wait on `replica`, a request there goes with them, if they hold a session.
+    pub(super) fn serves(&self, key: &Key, replica: usize, goes_with: &Cookies) {
+        let served = self.known.lock().unwrap().served.get(&(replica, *key)).cloned();
+        if served.is_some_and(|served| served.contains_key("sid") && served != *goes_with) {
+            self.log
+                .broke("F3", format!("r{replica} does not serve what waits there"));
+        }
     }
 
     /// How often that has happened.
@@ -284,9 +324,17 @@ impl Rules {
         }
         let number = known.authors[sid];
         let author = &known.told[number];
-        if old.sid().is_none() && author.lead.is_some() && (fence.is_none() || fence != holder) {
+        let intact = author.losses == known.losses();
+        if intact && old.sid().is_none() && author.lead.is_some() && (fence.is_none() || fence != holder) {
             self.log
                 .broke("S3", format!("response {number} started {sid} without the lease"));
+        }
+        if let Some(token) = author.lead
+            && known.beside.contains(&token)
+            && !known.postponed.contains(&number)
+        {
+            let why = format!("response {number} wrote by a lease that was taken again beside a session");
+            self.log.broke("S3", why);
         }
         let sent_at = known.sent_at(number, before);
         if !super::BUILT_ON_WAITING && known.waited(author, timeline) {
@@ -297,9 +345,20 @@ impl Rules {
         }
         let since = &before[sent_at..];
         let builds_on = old.sid().is_some() && old.sid() == author.sent_value("sid");
-        if !builds_on && since.iter().any(|state| state.cause == Cause::Remove) && author.rank < Rank::Auth {
+        // What was sent with nothing asks once whether a record was removed, when the response has come.
+        let until = match author.sent {
+            Some(_) => before.len(),
+            None => known
+                .came_at
+                .get(&number)
+                .map_or(before.len(), |at| (*at).clamp(sent_at, before.len())),
+        };
+        let removed = before[sent_at..until].iter().any(|state| state.cause == Cause::Remove);
+        if !builds_on && removed && author.rank < Rank::Auth {
             let with = author.sent_value("sid").unwrap_or("nothing");
-            if author.sent.is_some() || super::SENT_WITH_NOTHING {
+            // A store that lost something may have lost the note of the removal.
+            let noted = author.losses == known.losses();
+            if author.sent.is_some() || (super::SENT_WITH_NOTHING && noted) {
                 self.log.broke(
                     "C3",
                     format!("response {number}, sent with {with}, brought a removed record back"),

@@ -1,6 +1,7 @@
 //! What the replicas share: a real store, the links to it, and a book of all that ever took effect in it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
@@ -132,9 +133,9 @@ struct Image {
 
 #[derive(Default)]
 struct Book {
-    images: HashMap<Key, Image>,
+    images: BTreeMap<Key, Image>,
     past: Vec<(Key, Image)>,
-    timelines: HashMap<Key, Vec<State>>,
+    timelines: BTreeMap<Key, Vec<State>>,
 }
 
 /// The store, and the book about it.
@@ -253,7 +254,7 @@ impl Server {
     async fn acquire(&self, key: &Key, token: LeaseToken, ttl: Duration) -> Result<Acquired, StoreError> {
         let answer = self.inner().acquire_lease(key, token, ttl).await;
         if answer == Ok(Acquired::Won) {
-            self.rules.won(key, token, self.timeline(key).len());
+            self.rules.won(key, token, &self.timeline(key));
             self.enter_lease(key, Some((token, self.clock.now().saturating_add(ttl))));
         }
         answer
@@ -298,7 +299,7 @@ impl Server {
             let mut book = self.book.lock().unwrap();
             let keep = book.past.len().saturating_sub(count);
             book.past.truncate(keep);
-            book.past.iter().cloned().collect::<HashMap<Key, Image>>()
+            book.past.iter().cloned().collect::<BTreeMap<Key, Image>>()
         };
         self.log.note(format!("store: the last {count} changes are lost"));
         let inner = Arc::new(MemoryStore::new(Arc::clone(&self.clock) as Arc<dyn Clock>));
@@ -341,6 +342,11 @@ fn is_installation(key: &Key) -> bool {
 /// The name of an installation in the log.
 pub(super) fn name(key: &Key) -> String {
     format!("i{}", key.as_bytes()[0])
+}
+
+tokio::task_local! {
+    /// Whether a request has looked at the store in vain.
+    pub(super) static LOOK_FAILED: Cell<bool>;
 }
 
 /// What becomes of a call.
@@ -416,6 +422,7 @@ impl Link {
                 self.sky.after(self.replica, key).await;
                 self.while_alive().await;
             }
+            let _ = LOOK_FAILED.try_with(|failed| failed.set(failed.get() || !changes));
             Err(match fate {
                 Fate::Refused => StoreError::Unavailable("refused".to_owned()),
                 _ if changes => StoreError::Ambiguous("no answer".to_owned()),

@@ -243,7 +243,7 @@ fn s1_two_first_requests_in_every_order() {
                 requests,
                 faults,
                 waits,
-                most: 4000,
+                most: 2000,
             };
             assert!(case.explore() > 100);
         }
@@ -277,7 +277,7 @@ fn c3_a_log_out_and_a_late_response_in_every_order() {
                 requests,
                 faults: 1,
                 waits: (0, Duration::ZERO),
-                most: 4000,
+                most: 2000,
             };
             assert!(case.explore() > 100);
         }
@@ -291,7 +291,7 @@ fn f3_a_first_request_whose_answers_are_lost_and_a_log_out_in_every_order() {
         requests: &[(0, Ask::Basket), (1, Ask::LogOut)],
         faults: if super::LOST_CREATION { 2 } else { 0 },
         waits: (0, Duration::ZERO),
-        most: 8000,
+        most: 4000,
     };
     assert!(case.explore() > 10);
 }
@@ -305,7 +305,7 @@ fn s3_a_lease_that_runs_out_before_the_commit_in_every_order() {
             requests,
             faults: 0,
             waits: (1, ms(2100)),
-            most: 4000,
+            most: 2000,
         };
         assert!(case.explore() > 100);
     }

@@ -1,6 +1,6 @@
 //! The changes that wait, by record: their order, their bounds, and the record as it is with them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,7 +78,8 @@ pub(super) enum Overlay {
 /// All changes that wait.
 #[derive(Default)]
 pub(super) struct Queue {
-    entries: HashMap<Key, Entry>,
+    /// In a fixed order, which is as good as any.
+    entries: BTreeMap<Key, Entry>,
     count: usize,
     bytes: usize,
 }

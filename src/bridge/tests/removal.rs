@@ -154,3 +154,131 @@ async fn f3_a_change_that_may_be_stored_is_not_superseded() {
     back(&link, &here).await;
     assert_eq!(jar(here.get().await.snapshot.as_deref()), "sid=a; cart=2");
 }
+
+#[tokio::test(start_paused = true)]
+async fn c3_what_was_sent_with_no_session_brings_none_back_after_a_log_out_elsewhere() {
+    let outcomes = [
+        (Rank::Unsafe, false, "", ""),
+        (Rank::Auth, false, "sid=late", "sid=late"),
+        // It waits for the store meanwhile.
+        (Rank::Unsafe, true, "sid=late", ""),
+    ];
+    for (rank, waits, at_first, in_the_end) in outcomes {
+        let world = World::new();
+        let (link, here) = world.linked();
+        let there = world.replica();
+        // As one that a leader without a session has freed (S2).
+        let freed = Ready {
+            snapshot: None,
+            lead: None,
+            waited: true,
+            at: here.sessions.now(),
+        };
+        tokio::time::sleep(ms(10)).await;
+        there.whole(false, ms(0), &["sid=a; Path=/"]).await;
+        let log_out = there.get().await;
+        there
+            .respond(&log_out, Rank::Auth, &["sid=; Max-Age=0; Path=/"], None)
+            .await;
+        tokio::time::sleep(ms(10)).await;
+        link.set_down(waits);
+        let committed = here.respond(&freed, rank, &["sid=late; Path=/"], None).await;
+        assert_eq!(jar(committed.snapshot.as_deref()), at_first, "{rank:?} {waits}");
+        link.set_down(false);
+        tokio::time::sleep(ms(3000)).await;
+        assert_eq!(
+            jar(there.get().await.snapshot.as_deref()),
+            in_the_end,
+            "{rank:?} {waits}"
+        );
+        // One that is sent after the log-out is another matter.
+        if in_the_end.is_empty() {
+            let later = Ready {
+                at: here.sessions.now(),
+                ..freed
+            };
+            here.respond(&later, Rank::Safe, &["sid=new; Path=/"], None).await;
+            assert_eq!(jar(there.get().await.snapshot.as_deref()), "sid=new");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_a_change_whose_carrier_is_cut_off_in_the_middle_of_a_write_is_not_made_twice() {
+    let world = World::new();
+    let (link, here) = world.linked();
+    let there = world.replica();
+    let first = here.get().await;
+    link.set_down(true);
+    let committed = here
+        .respond(&first, Rank::Auth, &["c=1; Path=/", "sid=a; Path=/"], None)
+        .await;
+    end(first.lead, &here.sessions, committed).await;
+    link.set_down(false);
+    link.late_answers.store(true, Ordering::SeqCst);
+    // The answer to the lease comes after half a second; whoever carries it is gone before that to the write does, and by
+    // then its session is ended elsewhere.
+    let carrier = tokio::spawn({
+        let here = Arc::clone(&here);
+        async move { tokio::time::timeout(ms(600), here.pending.settle(&KEY)).await.is_err() }
+    });
+    tokio::time::sleep(ms(550)).await;
+    let log_out = there.get().await;
+    assert_eq!(jar(log_out.snapshot.as_deref()), "c=1; sid=a");
+    there
+        .respond(&log_out, Rank::Auth, &["sid=; Max-Age=0; Path=/"], None)
+        .await;
+    assert!(carrier.await.unwrap(), "it was not cut off");
+    link.late_answers.store(false, Ordering::SeqCst);
+    tokio::time::sleep(ms(3000)).await;
+    assert_eq!(here.pending.len(), 0);
+    assert!(there.sessions.load(&KEY).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn c3_a_leader_beside_those_that_one_before_had_freed_brings_no_session_back_either() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    here.whole(false, ms(0), &[]).await;
+    let freed = Ready {
+        snapshot: None,
+        lead: None,
+        waited: true,
+        at: there.sessions.now(),
+    };
+    let leader = here.post().await;
+    assert!(leader.lead.is_some());
+    tokio::time::sleep(ms(10)).await;
+    let started = there.respond(&freed, Rank::Safe, &["sid=a; Path=/"], None).await;
+    let log_out = Ready {
+        snapshot: started.snapshot,
+        at: there.sessions.now(),
+        ..freed
+    };
+    there
+        .respond(&log_out, Rank::Auth, &["sid=; Max-Age=0; Path=/"], None)
+        .await;
+    here.respond(&leader, Rank::Unsafe, &["sid=late; Path=/"], None).await;
+    assert!(there.sessions.load(&KEY).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn c3_a_second_log_out_of_the_same_session_ends_none_that_was_begun_between_them() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    here.whole(false, ms(0), &["sid=a; Path=/"]).await;
+    let (first, second) = (there.get().await, there.get().await);
+    let log_out = ["sid=; Max-Age=0; Path=/"];
+    there.respond(&first, Rank::Auth, &log_out, None).await;
+    tokio::time::sleep(ms(10)).await;
+    let next = Ready {
+        snapshot: None,
+        lead: None,
+        waited: true,
+        at: here.sessions.now(),
+    };
+    tokio::time::sleep(ms(10)).await;
+    there.respond(&second, Rank::Auth, &log_out, None).await;
+    here.respond(&next, Rank::Unsafe, &["sid=b; Path=/"], None).await;
+    assert_eq!(jar(there.get().await.snapshot.as_deref()), "sid=b");
+}

@@ -41,7 +41,10 @@ async fn f3_the_memory_of_what_waits_is_bounded() {
                 cookies: cookies(&lines, at),
                 at,
             };
-            let committed = here.commit.commit(&key, Change::new(sent, said, None), None).await;
+            let committed = here
+                .commit
+                .commit(&key, Change::new(sent, here.sessions.now(), said, None), None)
+                .await;
             refused += usize::from(!committed.waits);
             sent = committed.snapshot;
         }
@@ -70,8 +73,11 @@ async fn f3_what_is_given_up_is_not_told_as_done() {
             cookies: cookies(&["cart=1; Path=/"], at),
             at,
         };
-        here.pending
-            .push(&Key::from_digest(key), Change::new(None, said, None), None);
+        here.pending.push(
+            &Key::from_digest(key),
+            Change::new(None, here.sessions.now(), said, None),
+            None,
+        );
     }
     let committed = here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
     assert_eq!((committed.effect, committed.waits), (Effect::None, false));

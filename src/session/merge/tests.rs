@@ -268,6 +268,22 @@ fn c1_a_rotation_by_a_page_view_after_a_log_in_does_not_expose_the_log_in() {
 }
 
 #[test]
+fn c1_what_began_a_record_counts_for_its_cookies_also_once_they_are_deleted() {
+    let mut world = World::with(&["sid"], Rank::Auth, &["sid=a; Path=/", "remember=me; Path=/"]);
+    let knows = world.sent();
+    world.respond(knows.as_ref(), Rank::Safe, &["remember=; Max-Age=0; Path=/"]);
+    let mut other = world.clone();
+    let merged = world.respond(None, Rank::Unsafe, &["remember=old; Path=/"]);
+    assert_eq!(
+        (world.jar().as_str(), reasons(&merged)),
+        ("sid=a", vec![Drop::Conflict])
+    );
+    // To who knew the beginning, only the page view is news.
+    other.respond(knows.as_ref(), Rank::Unsafe, &["remember=new; Path=/"]);
+    assert_eq!(other.jar(), "sid=a; remember=new");
+}
+
+#[test]
 fn c1_a_change_before_the_request_was_sent_does_not_count() {
     let mut world = World::with(&["sid"], Rank::Auth, &["sid=a; Path=/"]);
     let sent = world.sent();

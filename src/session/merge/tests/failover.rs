@@ -222,3 +222,21 @@ proptest! {
         prop_assert!(jar(next.as_ref()).contains("sid=fork"));
     }
 }
+
+#[test]
+fn who_knew_the_beginning_of_a_record_does_not_lose_a_conflict_to_it() {
+    let versions = line(
+        None,
+        1,
+        &[
+            (Rank::Auth, "sid=a; Path=/ & remember=me; Path=/"),
+            (Rank::Safe, "remember=; Max-Age=0; Path=/"),
+        ],
+    );
+    let says = ["remember=new; Path=/"];
+    let (now, _) = after(Some(&versions[0]), Some(&versions[1]), Rank::Unsafe, &says, 3);
+    assert_eq!(jar(now.as_ref()), "sid=a; remember=new");
+    // To who did not, it was a log-in.
+    let (now, _) = after(None, Some(&versions[1]), Rank::Unsafe, &says, 3);
+    assert_eq!(jar(now.as_ref()), "sid=a");
+}

@@ -13,7 +13,7 @@ const NAMES: [&str; 4] = ["sid", "remember", "cart", "csrf"];
 
 /// Whether a cookie that the beginning of a record set, and that was deleted since, counts as changed with the rank of
 /// the beginning, for those who did not know the record.
-const BEGINNING_OUTLIVES_ITS_COOKIES: bool = false;
+const BEGINNING_OUTLIVES_ITS_COOKIES: bool = true;
 
 fn is_session(name: &str) -> bool {
     name == "sid" || name == "remember"
