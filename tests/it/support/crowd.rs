@@ -148,17 +148,27 @@ impl Replicas {
         *bridge = Some(started);
     }
 
-    /// Waits until all are ready and no change waits for the store any more.
+    /// Waits until all are ready, no change waits for the store any more, and the store has answered each of them for a
+    /// while: readiness has patience with a store that does not, and a connection of which nothing is heard is found out
+    /// after a second.
     pub(crate) async fn settled(&self) {
-        for slot in &self.slots {
+        join_all(self.slots.iter().map(async |slot| {
             let bridge = slot.bridge.lock().await;
             let bridge = bridge.as_ref().expect("it was started again");
+            let (mut failed, mut answered) = (0, u64::MAX);
             eventually("all replicas to be well", Duration::from_secs(20), async || {
+                let metrics = bridge.metrics().await;
+                let (ok, not_ok) = probes(&metrics);
+                if answered == u64::MAX || not_ok != failed {
+                    (failed, answered) = (not_ok, ok);
+                }
                 bridge.ready().await == Some(200)
-                    && bridge.metrics().await.contains("\nsession_bridge_commits_pending 0\n")
+                    && ok >= answered + 4
+                    && metrics.contains("\nsession_bridge_commits_pending 0\n")
             })
             .await;
-        }
+        }))
+        .await;
     }
 
     /// The process IDs of those that run.
@@ -441,4 +451,22 @@ fn digest(id: &InstallId) -> String {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(id.as_str().as_bytes());
     digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How often the store answered when readiness asked, and how often it did not.
+fn probes(metrics: &str) -> (u64, u64) {
+    let (mut ok, mut not_ok) = (0, 0);
+    for line in metrics.lines() {
+        if let Some(sample) = line.strip_prefix("session_bridge_store_operations_total{op=\"ping\",result=\"")
+            && let Some((result, count)) = sample.split_once("\"} ")
+        {
+            let count: u64 = count.parse().expect("a count");
+            if result == "ok" {
+                ok += count;
+            } else {
+                not_ok += count;
+            }
+        }
+    }
+    (ok, not_ok)
 }
