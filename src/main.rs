@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use session_bridge::cli::{self, Cli, Command};
+use session_bridge::telemetry;
 use tokio::runtime::Builder;
 
 #[global_allocator]
@@ -12,6 +13,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long threads may take at the end that cannot be told to stop, such as one that waits for a name to be resolved.
 const LAST_THREADS: Duration = Duration::from_millis(100);
+
+/// How long what reads the log may take for its last lines.
+const LAST_LINES: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let runtime = match Builder::new_multi_thread().enable_all().build() {
@@ -23,6 +27,7 @@ fn main() -> ExitCode {
     };
     let code = runtime.block_on(run());
     runtime.shutdown_timeout(LAST_THREADS);
+    telemetry::flush(LAST_LINES);
     code
 }
 

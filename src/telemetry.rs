@@ -5,33 +5,54 @@
 //!   level: their finer lines show header fields, commands and statements, and so cookies, passwords and Install IDs.
 //!   Records of the `log` facade are not written at all.
 //! * Times are UTC, in the form of RFC 3339 with microseconds.
+//! * A reader that hangs or is gone holds nothing up; [`flush`] at the end waits for it a moment.
 //! * No line of ours holds a cookie value, an Install ID or a key: such things live in types that cannot print them.
 
+mod output;
+
+use std::error::Error;
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::config::{Log, LogFormat, LogLevel};
+use output::Output;
 
 /// The target of our own events: the name of the library.
 const OURS: &str = "session_bridge";
+
+/// Where the lines of this process go, once it has been [initialised](init).
+static OUTPUT: OnceLock<Output> = OnceLock::new();
 
 /// Makes events go to standard output from now on, for the whole process.
 ///
 /// # Errors
 ///
-/// Where the process has had this done already.
-pub fn init(log: &Log) -> Result<(), TryInitError> {
+/// Where the process has had this done already, or can start no thread for it.
+pub fn init(log: &Log) -> Result<(), Box<dyn Error>> {
     let terminal = io::stdout().is_terminal();
     let format = log
         .format
         .unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    subscriber(format, log.level, terminal, io::stdout).try_init()
+    let output = Output::to(io::stdout())?;
+    let writer = output.clone();
+    subscriber(format, log.level, terminal, move || writer.clone()).try_init()?;
+    let _ = OUTPUT.set(output);
+    Ok(())
+}
+
+/// Waits until all lines are written, `within` at most: the last thing that the process does.
+pub fn flush(within: Duration) {
+    if let Some(output) = OUTPUT.get() {
+        output.flush(within);
+    }
 }
 
 fn subscriber<W>(format: LogFormat, level: LogLevel, colours: bool, writer: W) -> impl Subscriber + Send + Sync
