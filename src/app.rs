@@ -22,6 +22,7 @@ use axum::extract::State;
 use axum::middleware::{self, Next};
 use http::{Request, Response};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::bridge::Bridge;
@@ -200,24 +201,12 @@ impl App {
 
         let mut ended = self.shutdown.run(|| stats.load()).await;
         probing.abort();
-        let mut lost = 0;
-        let finished = async {
-            stop.cancel();
-            if retrying.await.is_err() {
-                tracing::error!("the background commits have failed");
-            }
+        stop.cancel();
+        let left = || {
             let spent = drain.closing_since().map_or(drain_timeout, |at| at.elapsed());
-            lost = pending
-                .drain(drain_timeout.saturating_sub(spent).max(LAST_CHANGES))
-                .await;
-            close(&*store).await;
+            drain_timeout.saturating_sub(spent).max(LAST_CHANGES)
         };
-        tokio::select! {
-            biased;
-            () = finished => {}
-            () = given_up(&trigger) => tracing::warn!("a second signal: not all was brought to its end"),
-        }
-        if !pending.is_empty() || lost > 0 {
+        if !all_stored(&pending, retrying, &*store, left, &trigger).await {
             ended = Ended::Dropped;
         }
         // Up to here, what asks about readiness and metrics is answered.
@@ -227,6 +216,30 @@ impl App {
         }
         ended
     }
+}
+
+/// Stores the changes that wait, for `left()` at most or until a second signal, and closes the store; whether none is lost.
+async fn all_stored(
+    pending: &Pending,
+    retrying: JoinHandle<()>,
+    store: &dyn SessionStore,
+    left: impl FnOnce() -> Duration,
+    trigger: &Trigger,
+) -> bool {
+    let mut lost = 0;
+    let finished = async {
+        if retrying.await.is_err() {
+            tracing::error!("the background commits have failed");
+        }
+        lost = pending.drain(left()).await;
+        close(store).await;
+    };
+    tokio::select! {
+        biased;
+        () = finished => {}
+        () = given_up(trigger) => tracing::warn!("a second signal: not all was brought to its end"),
+    }
+    pending.is_empty() && lost == 0
 }
 
 async fn close(store: &dyn SessionStore) {

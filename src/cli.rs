@@ -133,6 +133,9 @@ pub struct ServeArgs {
     listen: Option<String>,
     /// Where sessions are kept: memory:, sqlite://PATH or redis://HOST:PORT/DB (store.url)
     ///
+    /// redis-sentinel://HOST:PORT,HOST:PORT/MASTER and redis-cluster://HOST:PORT,HOST:PORT too, and rediss:// and so on
+    /// over TLS.
+    ///
     /// A password given here can be seen by every user of this machine: better write it in the file or in
     /// SESSION_BRIDGE_STORE__URL.
     #[arg(long, value_name = "URL")]

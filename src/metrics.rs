@@ -438,11 +438,11 @@ impl Collector for Sources {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         for (source, name, help) in Self::GAUGES {
             let gauge = ConstGauge::new(i64::try_from(self.read(source)).unwrap_or(i64::MAX));
-            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+            gauge.encode(encoder.encode_descriptor(name, &format!("{help}."), None, gauge.metric_type())?)?;
         }
         for (source, name, help) in Self::COUNTERS {
             let counter = ConstCounter::new(self.read(source));
-            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+            counter.encode(encoder.encode_descriptor(name, &format!("{help}."), None, counter.metric_type())?)?;
         }
         Ok(())
     }

@@ -160,6 +160,9 @@ fn roots(ca: Option<&str>) -> Result<RootCertStore, MaterialError> {
 fn unfit(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InconsistentKeys(_) => "is not the key of the certificate in cert".into(),
+        rustls::Error::InvalidCertificate(CertificateError::Other(why)) => {
+            format!("the certificate in cert cannot be used: {why}; it must be of version 3 of X.509")
+        }
         other => format!("certificate and key cannot be used: {other}"),
     }
 }
@@ -256,6 +259,25 @@ mod tests {
         let no_certificate = "-----BEGIN CERTIFICATE-----\naHVudGVy\n-----END CERTIFICATE-----\n";
         let unreadable = "the file holds a certificate that cannot be read".to_owned();
         assert_eq!(fails(Some(no_certificate), None), ("ca", unreadable));
+    }
+
+    /// Self-signed, without any extension, as `openssl x509 -req` makes it of itself.
+    const OF_VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIBFTCBvQIUBw4IGbmvgx6Lw224vdB+f44O/HAwCgYIKoZIzj0EAwIwDTELMAkG\n\
+A1UEAwwCdjEwIBcNMjYxMTIxMDU0NzAwWhgPMjEyNjEwMjgwNTQ3MDBaMA0xCzAJ\n\
+BgNVBAMMAnYxMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEQhrZueYfRt4yVkv0\n\
+ak1T3sXkmts2/Ux15RwBSQczLrphIju9/bHAWwJPaS4r1F/ccnwKiPg3iLNMBPuE\n\
+n4I18DAKBggqhkjOPQQDAgNHADBEAiBpDB3eScajd3rJe7vD3/eDGumR+PyHsfTW\n\
+Yb2N+Y9jRgIgE/iCQHelats/um1lvEJBTodjJbnNZsYDMdsBu0/ReXY=\n\
+-----END CERTIFICATE-----";
+
+    #[test]
+    fn a_certificate_of_version_1_is_told_in_words() {
+        let (_, key) = own();
+        let (part, why) = fails(None, Some((OF_VERSION_1, &key)));
+        assert!(part == "key" && why.contains("it must be of version 3"), "{why}");
+        assert!(!why.contains("Other("), "{why}");
     }
 
     #[test]

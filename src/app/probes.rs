@@ -22,6 +22,7 @@ const STORE: Patience = Patience {
 
 /// Asks, and keeps the readiness up to date.
 pub(super) struct Probes {
+    readiness: Arc<Readiness>,
     sessions: Arc<Sessions>,
     upstream: Upstream,
     store_reporter: Reporter,
@@ -43,9 +44,11 @@ pub(super) fn build(
     };
     let store_part = readiness.part("store", weight, STORE);
     let upstream_part = readiness.part("upstream", Weight::Reported, Patience::NONE);
+    let readiness = Arc::new(readiness);
     (
-        Arc::new(readiness),
+        Arc::clone(&readiness),
         Probes {
+            readiness,
             sessions,
             upstream,
             store_reporter: Reporter::new("store", store_part),
@@ -58,14 +61,17 @@ impl Probes {
     /// Asks for ever.
     pub(super) async fn run(self) {
         let Self {
+            readiness,
             sessions,
             upstream,
             mut store_reporter,
             mut upstream_reporter,
         } = self;
         let store = async {
+            let mut was_ready = false;
             loop {
                 store_reporter.report(sessions.ping().await.map_err(|error| error.to_string()));
+                was_ready = tell(&readiness, was_ready);
                 tokio::time::sleep(EVERY).await;
             }
         };
@@ -77,6 +83,17 @@ impl Probes {
         };
         tokio::join!(store, upstream);
     }
+}
+
+/// Tells the log when readiness has come or gone; whether it is there. A shutdown tells of itself.
+fn tell(readiness: &Readiness, was_ready: bool) -> bool {
+    let ready = readiness.is_ready();
+    if ready && !was_ready {
+        tracing::info!("this replica is ready");
+    } else if was_ready && !ready && !readiness.is_draining() {
+        tracing::warn!("this replica is not ready: load balancers send its requests elsewhere");
+    }
+    ready
 }
 
 /// Tells of one part: its state to those who ask about readiness, and to the log what changed.

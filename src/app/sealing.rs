@@ -19,8 +19,8 @@ pub(super) fn over(
         let (seal, name) = match entry {
             Sealing::Clear => (Seal::Clear, "clear".to_owned()),
             Sealing::Key(file) => {
-                if file.readable_by_others {
-                    tracing::warn!(file = %file.path.display(), "others than its owner may read this sealing key");
+                if file.readable_by_all {
+                    tracing::warn!(file = %file.path.display(), "every user of this machine may read this sealing key");
                 }
                 let key = SealingKey::new(file.key.expose())
                     .map_err(|error| StartError(format!("store.encryption_key_files: {error}")))?;

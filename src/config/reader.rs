@@ -280,10 +280,14 @@ impl<'a> Section<'a> {
             return default;
         };
         let mut list = Vec::with_capacity(items.len());
-        for item in &items {
+        for (at, item) in items.iter().enumerate() {
             match parse(item) {
                 Ok(value) => list.push(value),
-                Err(fault) => self.report(key, fault),
+                Err(fault) if items.len() == 1 => self.report(key, fault),
+                Err(Fault { origin, message }) => {
+                    let message = format!("entry {} of the list: {message}", at + 1);
+                    self.report(key, Fault { origin, message });
+                }
             }
         }
         list

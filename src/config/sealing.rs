@@ -34,8 +34,9 @@ pub struct KeyFile {
     pub path: PathBuf,
     /// The key in it.
     pub key: SecretKey,
-    /// Whether others than its owner may read the file.
-    pub readable_by_others: bool,
+    /// Whether every user of the machine may read the file. A group may: that is how systemd and Kubernetes hand
+    /// secrets over.
+    pub readable_by_all: bool,
 }
 
 impl fmt::Display for Sealing {
@@ -55,7 +56,7 @@ pub(super) fn sealing(node: &Node) -> Result<Sealing, Fault> {
         return Ok(Sealing::Clear);
     }
     let path = Path::new(text);
-    let (content, readable_by_others) =
+    let (content, readable_by_all) =
         read(path).map_err(|error| node.fault(format!("cannot read the file: {error}")))?;
     let key = key_in(&content.0).map_err(|problem| {
         node.fault(format!(
@@ -66,7 +67,7 @@ pub(super) fn sealing(node: &Node) -> Result<Sealing, Fault> {
     Ok(Sealing::Key(KeyFile {
         path: path.to_owned(),
         key,
-        readable_by_others,
+        readable_by_all,
     }))
 }
 
@@ -85,11 +86,11 @@ pub(super) fn same_twice(entries: &[Sealing]) -> Option<(&Sealing, &Sealing)> {
 
 fn read(path: &Path) -> io::Result<(Wiped<Vec<u8>>, bool)> {
     let file = File::open(path)?;
-    let readable_by_others = {
+    let readable_by_all = {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            file.metadata()?.permissions().mode() & 0o044 != 0
+            file.metadata()?.permissions().mode() & 0o004 != 0
         }
         #[cfg(not(unix))]
         {
@@ -98,7 +99,7 @@ fn read(path: &Path) -> io::Result<(Wiped<Vec<u8>>, bool)> {
     };
     let mut content = Wiped(Vec::with_capacity(256));
     file.take(LONGEST).read_to_end(&mut content.0)?;
-    Ok((content, readable_by_others))
+    Ok((content, readable_by_all))
 }
 
 /// The key that a file holds: 32 bytes as they are, or as one line of hexadecimal or base64 text.

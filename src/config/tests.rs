@@ -345,7 +345,7 @@ const WRONG: &[(&str, &str)] = &[
     ("[server]\nmax_connections = -1", "bridge.toml:2: server.max_connections: must be from 1 to 1000000"),
     ("[upstream]\npreserve_host = \"false\"", "bridge.toml:2: upstream.preserve_host: expected true or false, found a string"),
     ("[session]\ncookies = \"*\"", "bridge.toml:2: session.cookies: expected a list, found a string"),
-    ("[session]\ncookies = [\n  \"*\",\n  7,\n]", "bridge.toml:4: session.cookies: expected a string, found a number"),
+    ("[session]\ncookies = [\n  \"*\",\n  7,\n]", "bridge.toml:4: session.cookies: entry 2 of the list: expected a string, found a number"),
     // Times and sizes.
     ("server.drain_delay = 5", "bridge.toml:1: server.drain_delay: a time needs a unit, ms, s, m, h or d: \"10s\""),
     ("server.drain_delay = \"5\"", "bridge.toml:1: server.drain_delay: a time needs a unit, ms, s, m, h or d: \"10s\""),
@@ -849,26 +849,26 @@ fn sealing_keys_come_from_files_and_no_two_are_the_same() {
     let wanted = format!("bridge.toml:2: store.encryption_key_files: {short}: holds a key of 5 bytes");
     assert!(errors.starts_with(&wanted), "{errors}");
     // A key in place of its file is not repeated.
-    let errors = with(&["AwsTGyMrMztDS1NbY2tze4OLk5ujq7O7w8vT2+Pr8/s="]).unwrap_err();
+    let errors = with(&["clear", "AwsTGyMrMztDS1NbY2tze4OLk5ujq7O7w8vT2+Pr8/s="]).unwrap_err();
     assert!(
-        errors.contains("cannot read the file") && !errors.contains("AwsT"),
+        errors.contains("entry 2 of the list: cannot read the file") && !errors.contains("AwsT"),
         "{errors}"
     );
 }
 
 #[cfg(unix)]
 #[test]
-fn a_sealing_key_that_others_may_read_is_noted() {
+fn a_sealing_key_that_everyone_may_read_is_noted() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("key");
     std::fs::write(&path, "AwsTGyMrMztDS1NbY2tze4OLk5ujq7O7w8vT2+Pr8/s=").unwrap();
-    for (mode, noted) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
+    for (mode, noted) in [(0o600, false), (0o400, false), (0o640, false), (0o604, true)] {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         let list = [path.display().to_string()];
         let config = with_upstream(&format!("[store]\nencryption_key_files = {list:?}")).unwrap();
         assert!(
-            matches!(&config.store.encryption_key_files[..], [Sealing::Key(key)] if key.readable_by_others == noted),
+            matches!(&config.store.encryption_key_files[..], [Sealing::Key(key)] if key.readable_by_all == noted),
             "{mode:o}"
         );
     }

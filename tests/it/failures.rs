@@ -71,7 +71,7 @@ fn statuses(cell: &str) -> Vec<u16> {
     words.map(|word| word.parse().expect("a status")).collect()
 }
 
-/// `250 ms`, `1 s`; `–` for nothing.
+/// `250 ms`, `1 s`.
 fn duration(cell: &str) -> Duration {
     match cell.split_once(' ') {
         Some((number, "ms")) => Duration::from_millis(number.parse().expect("a number")),

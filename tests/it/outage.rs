@@ -114,6 +114,16 @@ async fn an_outage_refuses_and_ends(break_it: impl Fn(&Gate)) {
         bridge.ready().await == Some(200)
     })
     .await;
+    eventually(
+        "a line of the log for each change of readiness",
+        Duration::from_secs(5),
+        async || {
+            let logs = bridge.logs();
+            let told = |what: &str| logs.matches(what).count();
+            (told("this replica is ready"), told("this replica is not ready")) == (2, 1)
+        },
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

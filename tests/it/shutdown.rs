@@ -321,9 +321,34 @@ async fn sighup_and_a_log_that_nobody_reads_stop_nothing() {
     );
 
     // The pipes of standard output and standard error lose their readers, as when what collects the log is restarted.
+    let (mut child, client) = piped(&shop).await;
+    drop((child.stdout.take(), child.stderr.take()));
+    for _ in 0..3 {
+        let answer = client.send(Call::get("/basket").of(&InstallId::random())).await;
+        assert_eq!(answer.expect("an answer").status, 200);
+    }
+    assert_eq!(ended_by_sigterm(&mut child).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_reader_hangs_stops_nothing() {
+    let shop = Shop::start().await;
+    // Nobody reads the pipes, which hold 64 KiB each: about two hundred requests.
+    let (mut child, client) = piped(&shop).await;
+    let install = InstallId::random();
+    for _ in 0..600 {
+        let answer = client.send(Call::get("/basket").of(&install)).await;
+        assert_eq!(answer.expect("an answer").status, 200);
+    }
+    assert_eq!(client.send(Call::get("/healthz")).await.expect("an answer").status, 200);
+    assert_eq!(ended_by_sigterm(&mut child).await, Some(0));
+}
+
+/// A bridge whose standard output and standard error are pipes, once it is ready.
+async fn piped(shop: &Shop) -> (tokio::process::Child, Client) {
     let port = unused_port();
     let mut command = session_bridge();
-    let mut child = tokio::process::Command::from({
+    let child = tokio::process::Command::from({
         command
             .args([
                 "serve",
@@ -343,7 +368,6 @@ async fn sighup_and_a_log_that_nobody_reads_stop_nothing() {
     .kill_on_drop(true)
     .spawn()
     .expect("session-bridge starts");
-    drop((child.stdout.take(), child.stderr.take()));
     let client = Client::new(local(port));
     eventually(
         "the bridge to be ready",
@@ -351,15 +375,16 @@ async fn sighup_and_a_log_that_nobody_reads_stop_nothing() {
         async || matches!(client.send(Call::get("/healthz")).await, Ok(answer) if answer.status == 200),
     )
     .await;
-    for _ in 0..3 {
-        let answer = client.send(Call::get("/basket").of(&InstallId::random())).await;
-        assert_eq!(answer.expect("an answer").status, 200);
-    }
+    (child, client)
+}
+
+/// The exit code after a SIGTERM.
+async fn ended_by_sigterm(child: &mut tokio::process::Child) -> Option<i32> {
     let pid = child.id().expect("it runs").to_string();
     let killed = std::process::Command::new("kill").args(["-TERM", &pid]).status();
     assert!(killed.expect("kill runs").success());
     let status = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;
-    assert_eq!(status.expect("it exits").expect("its status").code(), Some(0));
+    status.expect("it exits").expect("its status").code()
 }
 
 #[tokio::test(flavor = "multi_thread")]
