@@ -22,6 +22,9 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 /// What is said of a server that is frozen, paused, or too slow.
 pub(super) const SILENT: &str = "the server accepts connections and does not answer in time";
 
+/// So much of a server's first line is looked at.
+const FIRST_LINE: usize = 64;
+
 /// How many commands may wait to be written to the connection; further ones wait to be queued.
 const QUEUE: usize = 1024;
 
@@ -87,7 +90,7 @@ pub(super) async fn dial(target: &Target, settings: AsyncConnectionConfig) -> Re
     };
     tune(&stream);
     match &target.tls {
-        None => greet(target, stream, settings, until).await,
+        None => hear_and_greet(target, stream, settings, until).await,
         Some(tls) => {
             let Ok(stream) = timeout_at(until, tls.connect(&target.host, stream)).await else {
                 return Err(format!(
@@ -95,20 +98,59 @@ pub(super) async fn dial(target: &Target, settings: AsyncConnectionConfig) -> Re
                     within.as_millis()
                 ));
             };
-            let mut stream = stream?;
-            timeout_at(until, hear(&mut stream)).await.map_err(|_| SILENT)??;
-            greet(target, stream, settings, until).await
+            hear_and_greet(target, stream?, settings, until).await
         }
     }
 }
 
-/// Waits for a first answer, whatever it says. A server may look at our certificate when the handshake is over for
-/// us (TLS 1.3): if it refuses it, that is what is read first, and nobody else would see it.
-async fn hear<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<(), String> {
-    let lost = |error| tls::explain(&error).unwrap_or_else(|| "the connection was closed after the handshake".into());
+async fn hear_and_greet<S>(
+    target: &Target,
+    mut stream: S,
+    settings: AsyncConnectionConfig,
+    until: Instant,
+) -> Result<Live, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let by_tls = target.tls.is_some();
+    timeout_at(until, hear(&mut stream, by_tls))
+        .await
+        .map_err(|_| SILENT)??;
+    greet(target, stream, settings, until).await
+}
+
+/// Waits for a first answer, which may be any but a farewell. The driver would not tell what else it is that closes a
+/// connection: a server that has no room for it; or one that looks at our certificate when the handshake is over for
+/// us (TLS 1.3), and refuses it.
+async fn hear<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, by_tls: bool) -> Result<(), String> {
+    let lost = |error| tls::explain(&error).unwrap_or_else(|| closed(by_tls).into());
     stream.write_all(b"PING\r\n").await.map_err(lost)?;
-    while stream.read_u8().await.map_err(lost)? != b'\n' {}
-    Ok(())
+    let mut line = Vec::new();
+    loop {
+        match stream.read_u8().await.map_err(lost)? {
+            b'\n' => break,
+            byte if line.len() < FIRST_LINE => line.push(byte),
+            _ => {}
+        }
+    }
+    match line.as_slice() {
+        line if line.starts_with(b"-ERR max number of clients") => {
+            Err("the server turns connections away: it has as many as its maxclients allows".into())
+        }
+        line if line.starts_with(b"-DENIED") => {
+            Err("the server is in protected mode: it has no password, and answers its own machine only".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is said of a connection that was closed before there was a login.
+const fn closed(by_tls: bool) -> &'static str {
+    if by_tls {
+        "the connection was closed during the greeting"
+    } else {
+        "the connection was closed during the greeting: does the server expect TLS (rediss://)?"
+    }
 }
 
 async fn greet<S>(target: &Target, stream: S, settings: AsyncConnectionConfig, until: Instant) -> Result<Live, String>
@@ -143,10 +185,7 @@ fn refused_login(error: &RedisError, by_tls: bool) -> String {
         return why;
     }
     match (error.kind(), error.code()) {
-        (ErrorKind::Io | ErrorKind::Parse, _) if by_tls => "the connection was closed during the greeting".into(),
-        (ErrorKind::Io | ErrorKind::Parse, _) => {
-            "the connection was closed during the greeting: does the server expect TLS (rediss://)?".into()
-        }
+        (ErrorKind::Io | ErrorKind::Parse, _) => closed(by_tls).into(),
         // The code of most errors: a password where none is set, a user or a database that there is not.
         (_, Some("ERR")) => {
             "the server refused the greeting: are user, password and database of store.url right?".into()
