@@ -195,6 +195,36 @@ async fn a_server_that_says_it_is_no_master_is_not_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sentinel_behind_the_times_parts_nobody_from_the_master_when_the_others_are_gone() {
+    let (master, former) = (RedisServer::start(), RedisServer::start());
+    let sentinel = |server: &RedisServer, epoch: u64| {
+        let lines = [
+            format!("sentinel monitor m 127.0.0.1 {} 3", server.port()),
+            format!("sentinel config-epoch m {epoch}"),
+        ];
+        RedisServer::try_start_from_file(&lines, &["--sentinel"]).expect("a sentinel")
+    };
+    let mut current = [(); 3].map(|()| sentinel(&master, 7));
+    let outdated = sentinel(&former, 6);
+    let all = current.iter().chain([&outdated]);
+    let all: Vec<_> = all.map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
+    let store = connect(&format!("url = \"redis-sentinel://{}/m\"", all.join(","))).await;
+    let connected = || outdated.text(&["CLIENT", "LIST"]).contains("sub=1");
+    eventually("all to be asked", || async {
+        connected() && current.iter().all(|s| s.text(&["CLIENT", "LIST"]).contains("sub=1"))
+    })
+    .await;
+    let before = store.stats().reconnects;
+    current.iter_mut().for_each(RedisServer::kill);
+    for n in 0..100 {
+        store.create(&key(n), record(1, "x", LONG), None).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    assert_eq!(store.stats().reconnects, before);
+    assert_eq!(former.keys().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinels_have_a_login_of_their_own() {
     // The rules of the documentation are enough.
     let mut documented = OPERATING
