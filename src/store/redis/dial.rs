@@ -1,12 +1,15 @@
 //! One attempt to reach a server: connect, shake hands, log in. And the trial of a connection that is there.
 
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, Value};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::patience;
@@ -14,6 +17,9 @@ use crate::tls;
 
 /// An attempt to connect and to log in ends after the time-out of calls, but neither before nor after these.
 const DIAL_WITHIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
+
+/// After this time without an answer the next address of a name is tried as well.
+const HEAD_START: Duration = Duration::from_millis(100);
 
 /// For how long what was sent may remain unacknowledged by the other machine before the connection is given up.
 #[cfg(target_os = "linux")]
@@ -82,7 +88,7 @@ pub(super) fn settings() -> AsyncConnectionConfig {
 pub(super) async fn dial(target: &Target, settings: AsyncConnectionConfig) -> Result<Live, String> {
     let within = target.timeout.clamp(DIAL_WITHIN.0, DIAL_WITHIN.1);
     let until = Instant::now() + within;
-    let connecting = TcpStream::connect((target.host.as_str(), target.port));
+    let connecting = async { reach(lookup_host((target.host.as_str(), target.port)).await?).await };
     let stream = match timeout_at(until, connecting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(format!("cannot connect: {error}")),
@@ -99,6 +105,27 @@ pub(super) async fn dial(target: &Target, settings: AsyncConnectionConfig) -> Re
                 ));
             };
             hear_and_greet(target, stream?, settings, until).await
+        }
+    }
+}
+
+/// Connects to the first of these addresses that accepts. One that does not answer does not keep the others waiting: of
+/// the addresses of a name some may lead nowhere.
+async fn reach(mut addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut attempts = JoinSet::new();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        let next = addresses.next();
+        let head_start = if next.is_some() { HEAD_START } else { DIAL_WITHIN.1 };
+        if let Some(address) = next {
+            attempts.spawn(TcpStream::connect(address));
+        }
+        match timeout(head_start, attempts.join_next()).await {
+            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
+            Ok(Some(Ok(Err(error)))) => failure = error,
+            Ok(None) => return Err(failure),
+            // It takes long, and goes on while the next one is tried.
+            Ok(Some(Err(_))) | Err(_) => {}
         }
     }
 }
@@ -193,5 +220,37 @@ fn refused_login(error: &RedisError, by_tls: bool) -> String {
         (_, Some("WRONGPASS")) => "the server refused the greeting: authentication failed".into(),
         (_, Some(code)) => format!("the server refused the greeting: {code}"),
         (_, None) => format!("the server refused the greeting: {}", error.category()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::{Domain, Socket, Type};
+
+    fn listen(backlog: i32) -> (Socket, SocketAddr) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(backlog).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        (socket, address)
+    }
+
+    #[tokio::test]
+    async fn of_several_addresses_one_that_is_dead_or_deaf_does_not_keep_the_others_waiting() {
+        let (_deaf, silent) = listen(0);
+        // Its queue is full: further attempts get no answer at all.
+        let _first = TcpStream::connect(silent).await.unwrap();
+        let waiting = timeout(Duration::from_millis(200), TcpStream::connect(silent)).await;
+        assert!(waiting.is_err(), "{waiting:?}");
+        let (closed, dead) = listen(1);
+        drop(closed);
+        let (_well, address) = listen(8);
+        let within = DIAL_WITHIN.0;
+        let made = timeout(within, reach([silent, dead, silent, address].into_iter())).await;
+        assert_eq!(made.unwrap().unwrap().peer_addr().unwrap(), address);
+        let refused = timeout(within, reach([dead].into_iter())).await.unwrap();
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert!(reach(std::iter::empty()).await.is_err());
     }
 }

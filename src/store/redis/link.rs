@@ -277,7 +277,10 @@ async fn connect(place: &mut Place, shared: &Shared, mut longest: Duration) -> (
             biased;
             outcome = attempt(&here) => outcome,
             // What hangs on the way to the old place is given up.
-            () = place.moved() => continue,
+            () = place.moved() => {
+                longest = Duration::ZERO;
+                continue;
+            }
         };
         match outcome {
             Ok(made) => return made,
