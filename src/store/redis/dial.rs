@@ -151,7 +151,7 @@ where
 /// us (TLS 1.3), and refuses it.
 async fn hear<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, by_tls: bool) -> Result<(), String> {
     let lost = |error| tls::explain(&error).unwrap_or_else(|| closed(by_tls).into());
-    stream.write_all(b"PING\r\n").await.map_err(lost)?;
+    stream.write_all(b"*1\r\n$4\r\nPING\r\n").await.map_err(lost)?;
     let mut line = Vec::new();
     loop {
         match stream.read_u8().await.map_err(lost)? {
