@@ -7,15 +7,21 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{ConfigArgs, EXIT_FAILED, EXIT_USAGE};
 use crate::app;
 use crate::config::{self, Config, StoreUrl};
 use crate::session::clock::SystemClock;
+use crate::session::store::{Key, LeaseEnd, LeaseToken, NewRecord, Payload, SessionStore, StoreError, Version};
 
 /// How long the store may take to answer for the first time, connecting included.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long what is written to try the store out is there, should its removal fail.
+const REHEARSAL: Duration = Duration::from_secs(5);
 
 /// Checks, and reports on standard output. Exit code 0 when all is well, 1 when something does not answer, 2 for a bad
 /// configuration.
@@ -66,8 +72,40 @@ async fn store(store: &config::Store) -> Result<String, String> {
             answer => break answer,
         }
     };
+    let outcome = match (answer, &store.url) {
+        (Err(error), _) => Err(error),
+        (Ok(()), StoreUrl::Redis(_)) => rehearse(&*opened).await,
+        (Ok(()), StoreUrl::Memory | StoreUrl::Sqlite { .. }) => Ok(()),
+    };
+    let unreplicated = opened.stats().unreplicated;
     opened.close().await.map_err(text)?;
-    answer.map(|()| "answers".to_owned()).map_err(text)
+    outcome.map_err(text)?;
+    Ok(match unreplicated {
+        0 => "answers".to_owned(),
+        _ => "answers, but fewer replicas than store.wait_replicas have what is written".to_owned(),
+    })
+}
+
+/// Does what requests do, for an installation that there is not: the user may lack the right to some of it.
+async fn rehearse(store: &dyn SessionStore) -> Result<(), StoreError> {
+    let key = Key::from_digest(*Uuid::new_v4().as_bytes());
+    let token = LeaseToken(Uuid::new_v4().as_u128());
+    let record = |seq| NewRecord {
+        version: Version { seq, nonce: 0 },
+        ttl: REHEARSAL,
+        payload: Payload(Bytes::from_static(&[1])),
+    };
+    let (first, second) = (record(1), record(2));
+    let (begun, changed) = (first.version, second.version);
+    store.acquire_lease(&key, token, REHEARSAL).await?;
+    store.renew_lease(&key, token, REHEARSAL).await?;
+    store.create(&key, first, Some(token)).await?;
+    store.touch(&key, begun, REHEARSAL).await?;
+    store.replace(&key, begun, second, None).await?;
+    store.load(&key).await?;
+    store.observe(&key).await?;
+    store.remove(&key, changed).await?;
+    store.release_lease(&key, token, LeaseEnd::Barren).await
 }
 
 fn will_be_created(path: &Path) -> Result<String, String> {

@@ -260,6 +260,10 @@ fn refused(error: &ServerError) -> StoreError {
     if error.code() == "WRONGTYPE" {
         return Unreadable::new(Flaw::Garbled, "a key of the store holds a value of another type").into();
     }
+    if error.code() == "MOVED" {
+        let why = "the server is a node of a cluster: is redis-cluster:// meant in store.url?";
+        return StoreError::Unavailable(why.into());
+    }
     let details = error.details().unwrap_or_default();
     let details = details.split(", with args").next().unwrap_or_default();
     StoreError::Unavailable(

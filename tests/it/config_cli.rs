@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::support::bridge::{Bridge, session_bridge};
 use crate::support::client::Call;
 use crate::support::process::Process;
+use crate::support::redis::RedisServer;
 use crate::support::shop::Shop;
 use crate::support::{InstallId, unused_port};
 
@@ -260,4 +261,34 @@ async fn help_and_version_are_told_without_a_configuration() {
     for command in ["serve", "demo", "check", "sessions", "health"] {
         assert!(help.stdout.contains(command), "{command} is not in: {}", help.stdout);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_what_the_user_at_redis_may_not_do_and_leaves_nothing_for_long() {
+    let shop = Shop::start().await;
+    let redis = RedisServer::start();
+    redis.command(&["ACL", "SETUSER", "bridge", "on", ">pass", "~*", "+@all"]);
+    let url = format!("redis://bridge:pass@127.0.0.1:{}", redis.port());
+    let config = format!("upstream.url = \"{}\"\nstore.url = \"{url}\"\n", shop.url());
+    let good = run(&["check"], Some(&config), &[]).await;
+    assert_eq!(good.code, 0, "{}{}", good.stdout, good.stderr);
+    for key in redis.keys() {
+        assert!(redis.number(&["PTTL", &key]) <= 30_000, "{key}");
+    }
+    for command in [
+        "get", "mget", "getrange", "setrange", "pexpire", "del", "incr", "evalsha",
+    ] {
+        redis.command(&["ACL", "SETUSER", "bridge", "+@all", &format!("-{command}")]);
+        let lacking = run(&["check"], Some(&config), &[]).await;
+        assert_eq!(lacking.code, 1, "{command}: {}", lacking.stdout);
+        assert!(!lacking.stdout.contains("pass"), "{}", lacking.stdout);
+    }
+    redis.command(&["ACL", "SETUSER", "bridge", "+@all"]);
+    let unreplicated = run(&["check"], Some(&format!("{config}store.wait_replicas = 1\n")), &[]).await;
+    assert_eq!(unreplicated.code, 0, "{}", unreplicated.stdout);
+    assert!(
+        unreplicated.stdout.contains("fewer replicas"),
+        "{}",
+        unreplicated.stdout
+    );
 }

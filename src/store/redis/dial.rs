@@ -1,12 +1,15 @@
 //! One attempt to reach a server: connect, shake hands, log in. And the trial of a connection that is there.
 
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, Value};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::gather::Gather;
@@ -16,12 +19,18 @@ use crate::tls;
 /// An attempt to connect and to log in ends after the time-out of calls, but neither before nor after these.
 const DIAL_WITHIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 
+/// After this time without an answer the next address of a name is tried as well.
+const HEAD_START: Duration = Duration::from_millis(100);
+
 /// For how long what was sent may remain unacknowledged by the other machine before the connection is given up.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
 /// What is said of a server that is frozen, paused, or too slow.
 pub(super) const SILENT: &str = "the server accepts connections and does not answer in time";
+
+/// So much of a server's first line is looked at.
+const FIRST_LINE: usize = 64;
 
 /// How many commands may wait to be written to the connection; further ones wait to be queued.
 const QUEUE: usize = 1024;
@@ -80,7 +89,7 @@ pub(super) fn settings() -> AsyncConnectionConfig {
 pub(super) async fn dial(target: &Target, settings: AsyncConnectionConfig) -> Result<Live, String> {
     let within = target.timeout.clamp(DIAL_WITHIN.0, DIAL_WITHIN.1);
     let until = Instant::now() + within;
-    let connecting = TcpStream::connect((target.host.as_str(), target.port));
+    let connecting = async { reach(lookup_host((target.host.as_str(), target.port)).await?).await };
     let stream = match timeout_at(until, connecting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(format!("cannot connect: {error}")),
@@ -88,7 +97,7 @@ pub(super) async fn dial(target: &Target, settings: AsyncConnectionConfig) -> Re
     };
     tune(&stream);
     match &target.tls {
-        None => greet(target, stream, settings, until).await,
+        None => hear_and_greet(target, stream, settings, until).await,
         Some(tls) => {
             let Ok(stream) = timeout_at(until, tls.connect(&target.host, stream)).await else {
                 return Err(format!(
@@ -96,20 +105,80 @@ pub(super) async fn dial(target: &Target, settings: AsyncConnectionConfig) -> Re
                     within.as_millis()
                 ));
             };
-            let mut stream = stream?;
-            timeout_at(until, hear(&mut stream)).await.map_err(|_| SILENT)??;
-            greet(target, stream, settings, until).await
+            hear_and_greet(target, stream?, settings, until).await
         }
     }
 }
 
-/// Waits for a first answer, whatever it says. A server may look at our certificate when the handshake is over for
-/// us (TLS 1.3): if it refuses it, that is what is read first, and nobody else would see it.
-async fn hear<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<(), String> {
-    let lost = |error| tls::explain(&error).unwrap_or_else(|| "the connection was closed after the handshake".into());
-    stream.write_all(b"PING\r\n").await.map_err(lost)?;
-    while stream.read_u8().await.map_err(lost)? != b'\n' {}
-    Ok(())
+/// Connects to the first of these addresses that accepts. One that does not answer does not keep the others waiting: of
+/// the addresses of a name some may lead nowhere.
+async fn reach(mut addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut attempts = JoinSet::new();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        let next = addresses.next();
+        let head_start = if next.is_some() { HEAD_START } else { DIAL_WITHIN.1 };
+        if let Some(address) = next {
+            attempts.spawn(TcpStream::connect(address));
+        }
+        match timeout(head_start, attempts.join_next()).await {
+            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
+            Ok(Some(Ok(Err(error)))) => failure = error,
+            Ok(None) => return Err(failure),
+            // It takes long, and goes on while the next one is tried.
+            Ok(Some(Err(_))) | Err(_) => {}
+        }
+    }
+}
+
+async fn hear_and_greet<S>(
+    target: &Target,
+    mut stream: S,
+    settings: AsyncConnectionConfig,
+    until: Instant,
+) -> Result<Live, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let by_tls = target.tls.is_some();
+    timeout_at(until, hear(&mut stream, by_tls))
+        .await
+        .map_err(|_| SILENT)??;
+    greet(target, stream, settings, until).await
+}
+
+/// Waits for a first answer, which may be any but a farewell. The driver would not tell what else it is that closes a
+/// connection: a server that has no room for it; or one that looks at our certificate when the handshake is over for
+/// us (TLS 1.3), and refuses it.
+async fn hear<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, by_tls: bool) -> Result<(), String> {
+    let lost = |error| tls::explain(&error).unwrap_or_else(|| closed(by_tls).into());
+    stream.write_all(b"*1\r\n$4\r\nPING\r\n").await.map_err(lost)?;
+    let mut line = Vec::new();
+    loop {
+        match stream.read_u8().await.map_err(lost)? {
+            b'\n' => break,
+            byte if line.len() < FIRST_LINE => line.push(byte),
+            _ => {}
+        }
+    }
+    match line.as_slice() {
+        line if line.starts_with(b"-ERR max number of clients") => {
+            Err("the server turns connections away: it has as many as its maxclients allows".into())
+        }
+        line if line.starts_with(b"-DENIED") => {
+            Err("the server is in protected mode: it has no password, and answers its own machine only".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is said of a connection that was closed before there was a login.
+const fn closed(by_tls: bool) -> &'static str {
+    if by_tls {
+        "the connection was closed during the greeting"
+    } else {
+        "the connection was closed during the greeting: does the server expect TLS (rediss://)?"
+    }
 }
 
 async fn greet<S>(target: &Target, stream: S, settings: AsyncConnectionConfig, until: Instant) -> Result<Live, String>
@@ -144,10 +213,7 @@ fn refused_login(error: &RedisError, by_tls: bool) -> String {
         return why;
     }
     match (error.kind(), error.code()) {
-        (ErrorKind::Io | ErrorKind::Parse, _) if by_tls => "the connection was closed during the greeting".into(),
-        (ErrorKind::Io | ErrorKind::Parse, _) => {
-            "the connection was closed during the greeting: does the server expect TLS (rediss://)?".into()
-        }
+        (ErrorKind::Io | ErrorKind::Parse, _) => closed(by_tls).into(),
         // The code of most errors: a password where none is set, a user or a database that there is not.
         (_, Some("ERR")) => {
             "the server refused the greeting: are user, password and database of store.url right?".into()
@@ -155,5 +221,37 @@ fn refused_login(error: &RedisError, by_tls: bool) -> String {
         (_, Some("WRONGPASS")) => "the server refused the greeting: authentication failed".into(),
         (_, Some(code)) => format!("the server refused the greeting: {code}"),
         (_, None) => format!("the server refused the greeting: {}", error.category()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::{Domain, Socket, Type};
+
+    fn listen(backlog: i32) -> (Socket, SocketAddr) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(backlog).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        (socket, address)
+    }
+
+    #[tokio::test]
+    async fn of_several_addresses_one_that_is_dead_or_deaf_does_not_keep_the_others_waiting() {
+        let (_deaf, silent) = listen(0);
+        // Its queue is full: further attempts get no answer at all.
+        let _first = TcpStream::connect(silent).await.unwrap();
+        let waiting = timeout(Duration::from_millis(200), TcpStream::connect(silent)).await;
+        assert!(waiting.is_err(), "{waiting:?}");
+        let (closed, dead) = listen(1);
+        drop(closed);
+        let (_well, address) = listen(8);
+        let within = DIAL_WITHIN.0;
+        let made = timeout(within, reach([silent, dead, silent, address].into_iter())).await;
+        assert_eq!(made.unwrap().unwrap().peer_addr().unwrap(), address);
+        let refused = timeout(within, reach([dead].into_iter())).await.unwrap();
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert!(reach(std::iter::empty()).await.is_err());
     }
 }

@@ -16,10 +16,11 @@
 //!   answers nothing (frozen, paused, too slow for the time-out) is down, and does not come and go.
 //! * **Down** is a circuit breaker. A loss is waited out for as long as a call may take; after that calls fail at once
 //!   until the supervisor is through. It tries with pauses of random length (full jitter), a quarter of a second at
-//!   most.
+//!   most. After a connection that was lost within a second of being made there is a pause, too.
 //! * **An answer is an answer**: `LOADING`, `NOAUTH`, `MASTERDOWN` and the like come to the callers, by a link that is
 //!   up. Only `READONLY` has the server looked up again.
-//! * **Told** are the loss and the return, once each; what happens in between is for `debug`.
+//! * **Told** are the loss and the return, once each; what happens in between is for `debug`. Of connections that come
+//!   and go, one in ten seconds is told, with how many they were.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,8 +43,15 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause after the first failed attempt; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
-/// A connection that was replaced because its server is read-only is not replaced again within this time.
+/// The longest pause before one that was lost soon after it was made is replaced: it did work.
+const LONGEST_AFTER_LOSS: Duration = Duration::from_millis(50);
+
+/// A connection that was replaced because its server is read-only is not replaced again within this time; one that was
+/// lost within it is not replaced at once.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// How often it is told that connections come and go.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// How long a connection may be silent before it is asked.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -175,14 +183,25 @@ impl Link {
 
 async fn supervise(mut place: Place, shared: Arc<Shared>) {
     let mut number = 0;
-    let mut lost_at = None;
+    let mut teller = Teller::new(shared.told);
+    let mut longest = Duration::ZERO;
     loop {
-        let (mut live, target) = connect(&mut place, &shared).await;
+        let (mut live, target) = connect(&mut place, &shared, longest).await;
+        let up_at = Instant::now();
         number += 1;
+        if number > 1 {
+            shared.reconnects.fetch_add(1, Ordering::Relaxed);
+        }
         shared.publish(State::Up(number, live.connection.clone()));
-        shared.tell_up(&target, number, lost_at);
-        let why = watch_over(&mut live, &mut number, &mut place, target, &shared).await;
-        lost_at = Some(Instant::now());
+        teller.up(&target);
+        let (target, why) = watch_over(&mut live, &mut number, &mut place, target, &shared).await;
+        let settled = up_at.elapsed() >= SETTLE;
+        teller.down(&target, &why, settled);
+        longest = if settled {
+            Duration::ZERO
+        } else {
+            longer(longest).min(LONGEST_AFTER_LOSS)
+        };
         shared.publish(State::Down {
             since: Instant::now(),
             why: why.into(),
@@ -191,24 +210,25 @@ async fn supervise(mut place: Place, shared: Arc<Shared>) {
     }
 }
 
-/// Returns why the connection is of no use any more.
+/// The longest pause after one more attempt that failed.
+fn longer(longest: Duration) -> Duration {
+    (longest * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE)
+}
+
+/// Returns where the connection led at last, and why it is of no use any more.
 async fn watch_over(
     live: &mut Live,
     number: &mut u64,
     place: &mut Place,
     mut target: Target,
     shared: &Shared,
-) -> String {
+) -> (Target, String) {
     let mut replaced_at: Option<Instant> = None;
     let mut look_at = Instant::now() + SILENCE;
-    let lost = |target: &Target, why: String| {
-        shared.tell_down(target, &why);
-        why
-    };
     loop {
         let health = tokio::select! {
-            _ = &mut live.driver => return lost(&target, "the connection was lost".into()),
-            () = place.moved() => return lost(&target, "the master is another server now".into()),
+            _ = &mut live.driver => return (target, "the connection was lost".into()),
+            () = place.moved() => return (target, "the master is another server now".into()),
             () = shared.renew.notified() => Health::ReadOnly,
             () = shared.suspect.notified() => live.try_out(&target).await,
             () = sleep_until(look_at) => {
@@ -221,7 +241,7 @@ async fn watch_over(
         };
         match health {
             Health::Good => {}
-            Health::Dead(why) => return lost(&target, why),
+            Health::Dead(why) => return (target, why),
             Health::ReadOnly if replaced_at.is_some_and(|at| at.elapsed() < SETTLE) => {}
             Health::ReadOnly => {
                 replaced_at = Some(Instant::now());
@@ -229,7 +249,7 @@ async fn watch_over(
                 let made = tokio::select! {
                     biased;
                     made = attempt(place) => made,
-                    _ = &mut live.driver => return lost(&target, "the connection was lost".into()),
+                    _ = &mut live.driver => return (target, "the connection was lost".into()),
                 };
                 if let Ok((next, there)) = made {
                     *number += 1;
@@ -244,16 +264,23 @@ async fn watch_over(
     }
 }
 
-/// Tries until it has a connection that works.
-async fn connect(place: &mut Place, shared: &Shared) -> (Live, Target) {
-    let mut longest = FIRST_PAUSE;
+/// Tries until it has a connection that works, at first after a pause of `longest` at most.
+async fn connect(place: &mut Place, shared: &Shared, mut longest: Duration) -> (Live, Target) {
     loop {
+        // Full jitter: replicas that lost their Redis together do not come back in step.
+        tokio::select! {
+            () = tokio::time::sleep(longest.mul_f64(fastrand::f64())) => {}
+            () = place.moved() => {}
+        }
         let here = place.clone();
         let outcome = tokio::select! {
             biased;
             outcome = attempt(&here) => outcome,
             // What hangs on the way to the old place is given up.
-            () = place.moved() => continue,
+            () = place.moved() => {
+                longest = Duration::ZERO;
+                continue;
+            }
         };
         match outcome {
             Ok(made) => return made,
@@ -261,12 +288,8 @@ async fn connect(place: &mut Place, shared: &Shared) -> (Live, Target) {
                 debug!(why, "cannot connect to Redis");
                 shared.still_down(&why);
                 place.doubt();
+                longest = longer(longest);
             }
-        }
-        // Full jitter: replicas that lost their Redis together do not come back in step.
-        tokio::select! {
-            () = tokio::time::sleep(longest.mul_f64(fastrand::f64())) => longest = (longest * 2).min(LONGEST_PAUSE),
-            () = place.moved() => {}
         }
     }
 }
@@ -302,24 +325,56 @@ impl Shared {
             false
         });
     }
+}
 
-    fn tell_up(&self, target: &Target, number: u64, lost_at: Option<Instant>) {
-        let (host, port) = (&target.host, target.port);
-        if number > 1 {
-            self.reconnects.fetch_add(1, Ordering::Relaxed);
-        }
-        let ms = lost_at.map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX));
-        match (self.told, ms) {
-            (false, _) => debug!(host, port, ms, "connected to Redis"),
-            (true, None) => info!(host, port, "connected to Redis"),
-            (true, Some(ms)) => info!(host, port, ms, "connected to Redis again"),
+/// Tells the loss and the return.
+struct Teller {
+    /// Whether at `info` and `warn`, else at `debug`.
+    aloud: bool,
+    /// The loss that the return belongs to, and whether it was told.
+    lost_at: Option<(Instant, bool)>,
+    told_at: Option<Instant>,
+    /// How many there were since one was told.
+    losses: u64,
+}
+
+impl Teller {
+    const fn new(aloud: bool) -> Self {
+        Self {
+            aloud,
+            lost_at: None,
+            told_at: None,
+            losses: 0,
         }
     }
 
-    fn tell_down(&self, target: &Target, why: &str) {
+    fn up(&mut self, target: &Target) {
         let (host, port) = (&target.host, target.port);
-        if self.told {
-            warn!(host, port, why, "the connection to Redis was lost");
+        let Some((at, told)) = self.lost_at.take() else {
+            if self.aloud {
+                info!(host, port, "connected to Redis");
+            }
+            return;
+        };
+        let ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if told {
+            info!(host, port, ms, "connected to Redis again");
+        } else {
+            debug!(host, port, ms, "connected to Redis again");
+        }
+    }
+
+    /// `settled`: the connection was not one of those that come and go.
+    fn down(&mut self, target: &Target, why: &str, settled: bool) {
+        let (host, port) = (&target.host, target.port);
+        self.losses += 1;
+        let due = settled || self.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        let told = self.aloud && due;
+        self.lost_at = Some((Instant::now(), told));
+        if told {
+            let losses = std::mem::take(&mut self.losses);
+            self.told_at = Some(Instant::now());
+            warn!(host, port, why, losses, "the connection to Redis was lost");
         } else {
             debug!(host, port, why, "the connection to Redis was lost");
         }

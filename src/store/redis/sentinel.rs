@@ -3,7 +3,8 @@
 //! A task for each sentinel keeps a connection to it, subscribes there to `+switch-master`, and asks where the master
 //! is: at first, when a switch is told, when a link doubts its server, and every few seconds. Of the latest answers
 //! of all that answer, the one of the highest configuration epoch counts: a sentinel that is cut off from the others
-//! goes on naming a master that was replaced. Sentinels that these know of are asked too.
+//! goes on naming a master that was replaced, even when it is the only one in reach. Sentinels that these know of are asked
+//! too, and forgotten when they are gone.
 //!
 //! The sentinels name a new master only when they have noticed that it is one, for which they look once a second. But the
 //! one that leads the fail-over tells at once which server it promotes: that server is asked itself until it is a
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use redis::{Cmd, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, Value};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
@@ -43,6 +45,13 @@ const ANSWER_WITHIN: (Duration, Duration) = (Duration::from_millis(250), Duratio
 
 /// No more sentinels than these are asked, whatever they say of one another.
 const MOST: usize = 16;
+
+/// A sentinel that was not named in the configuration and has not answered for so long is asked no more, unless another
+/// one names it again.
+const FORGET: Duration = Duration::from_secs(60);
+
+/// Once nothing newer was said for so long, and the master is in doubt, an older configuration counts too.
+const OUTDATED: Duration = Duration::from_secs(10);
 
 /// How to ask, and for whom.
 pub(super) struct Question {
@@ -80,8 +89,17 @@ struct State {
     said: HashMap<Address, Option<Answer>>,
     /// What a fail-over that is under way, or was just now, has come to.
     promotion: Promotion,
+    believed: Option<Belief>,
     /// Why there is no answer.
     reason: String,
+}
+
+/// What was believed last.
+struct Belief {
+    epoch: u64,
+    /// When it was last said, and how many doubts there had been by then.
+    at: Instant,
+    doubts: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +117,7 @@ impl Sentinels {
             state: Mutex::new(State {
                 said: HashMap::new(),
                 promotion: Promotion::None,
+                believed: None,
                 reason: "no sentinel has answered yet".into(),
             }),
             master: watch::Sender::new(None),
@@ -106,7 +125,7 @@ impl Sentinels {
             stop: stop.clone(),
             server: OnceLock::new(),
         });
-        shared.meet(sentinels);
+        shared.meet(sentinels, true);
         Self {
             shared,
             _stop: stop.drop_guard(),
@@ -148,8 +167,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts to ask those that are not asked yet.
-    fn meet(self: &Arc<Self>, sentinels: &[Address]) {
+    /// Starts to ask those that are not asked yet. `for_good`: they are in the configuration.
+    fn meet(self: &Arc<Self>, sentinels: &[Address], for_good: bool) {
         for address in sentinels {
             let mut state = self.state();
             if state.said.len() >= MOST || state.said.contains_key(address) {
@@ -160,7 +179,7 @@ impl Shared {
             let (shared, address) = (Arc::clone(self), address.clone());
             tokio::spawn(async move {
                 let stop = shared.stop.clone();
-                stop.run_until_cancelled(attend(address, shared)).await;
+                stop.run_until_cancelled(attend(address, shared, for_good)).await;
             });
         }
     }
@@ -175,12 +194,18 @@ impl Shared {
     }
 
     /// Names the master that follows from what is known.
-    fn settle(&self, state: MutexGuard<'_, State>) {
+    fn settle(&self, mut state: MutexGuard<'_, State>) {
         let now = self.master.borrow().clone();
         let promoted = state.promotion.answer();
-        let Some(best) = best(state.said.values().flatten().chain(promoted), now.as_ref()) else {
+        let Some((epoch, best)) = best(state.said.values().flatten().chain(promoted), now.as_ref()) else {
             return;
         };
+        let doubts = *self.doubts.borrow();
+        if !state.believes(epoch, doubts) {
+            return;
+        }
+        let at = Instant::now();
+        state.believed = Some(Belief { epoch, at, doubts });
         drop(state);
         self.master.send_if_modified(|master| {
             let moved = master.as_ref() != Some(&best);
@@ -193,8 +218,22 @@ impl Shared {
     }
 }
 
-/// What counts of these answers: the highest epoch; within it what most say, and `now` rather than any other.
-fn best<'a>(answers: impl Iterator<Item = &'a Answer> + Clone, now: Option<&Address>) -> Option<Address> {
+impl State {
+    /// Whether to go by what is said in this epoch. A newer one has been replaced by it only if most sentinels say so, as
+    /// when all were made anew; a few may have been cut off while the others are out of reach, and must not part a link
+    /// from a master that works.
+    fn believes(&self, epoch: u64, doubts: u64) -> bool {
+        let voices = self.said.values().flatten().count();
+        self.believed.as_ref().is_none_or(|belief| {
+            epoch >= belief.epoch
+                || voices * 2 > self.said.len()
+                || (doubts != belief.doubts && belief.at.elapsed() >= OUTDATED)
+        })
+    }
+}
+
+/// What counts of these answers, and its epoch: the highest epoch; within it what most say, and `now` rather than any other.
+fn best<'a>(answers: impl Iterator<Item = &'a Answer> + Clone, now: Option<&Address>) -> Option<(u64, Address)> {
     let epoch = answers.clone().map(|answer| answer.epoch).max()?;
     let latest = answers
         .filter(|answer| answer.epoch == epoch)
@@ -203,18 +242,25 @@ fn best<'a>(answers: impl Iterator<Item = &'a Answer> + Clone, now: Option<&Addr
     let winner = latest
         .clone()
         .max_by_key(|address| (votes(address), now == Some(*address)));
-    winner.cloned()
+    winner.map(|address| (epoch, address.clone()))
 }
 
-/// Stays with one sentinel for ever.
-async fn attend(sentinel: Address, shared: Arc<Shared>) {
+/// Stays with one sentinel: for good, or until it is forgotten.
+async fn attend(sentinel: Address, shared: Arc<Shared>, for_good: bool) {
     let (longest, first) = PAUSE;
     let mut pause = first;
+    let mut last_answer = Instant::now();
     loop {
         let mut answered = false;
         let why = converse(&sentinel, &shared, &mut answered).await;
         debug!(%sentinel, why, "no answer from a sentinel");
         shared.answered(&sentinel, None, Some(format!("no sentinel names the master: {why}")));
+        if answered {
+            last_answer = Instant::now();
+        } else if !for_good && last_answer.elapsed() >= FORGET {
+            shared.state().said.remove(&sentinel);
+            return;
+        }
         pause = if answered { first } else { (pause * 2).min(longest) };
         tokio::time::sleep(pause.mul_f64(fastrand::f64())).await;
     }
@@ -266,7 +312,7 @@ async fn converse(sentinel: &Address, shared: &Arc<Shared>, answered: &mut bool)
             Ok(Ok((answer, others))) => {
                 *answered = true;
                 shared.answered(sentinel, Some(answer), None);
-                shared.meet(&others);
+                shared.meet(&others, false);
             }
             Ok(Err(why)) => return why,
             Err(_) => return SILENT.into(),
@@ -371,7 +417,7 @@ mod tests {
                 master: at(*port),
             })
             .collect();
-        best(answers.iter(), now.map(at).as_ref()).map(|address| address.port)
+        best(answers.iter(), now.map(at).as_ref()).map(|(_, address)| address.port)
     }
 
     #[test]
@@ -385,6 +431,31 @@ mod tests {
         assert_eq!(of(&[(1, 7), (1, 8), (1, 8)], Some(7)), Some(8));
         assert_eq!(of(&[(1, 7), (1, 8)], Some(7)), Some(7));
         assert_eq!(of(&[(1, 7), (1, 8)], Some(8)), Some(8));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_older_configuration_counts_when_most_name_it_or_nothing_else_is_left() {
+        let answer = |epoch| {
+            let answer = Answer { epoch, master: at(7) };
+            Some(answer)
+        };
+        let state = |answers: [Option<Answer>; 3]| State {
+            promotion: Promotion::None,
+            said: (1..).map(at).zip(answers).collect(),
+            believed: Some(Belief {
+                epoch: 2,
+                at: Instant::now(),
+                doubts: 5,
+            }),
+            reason: String::new(),
+        };
+        let alone = state([answer(1), None, None]);
+        assert!(alone.believes(2, 5) && alone.believes(3, 5));
+        assert!(!alone.believes(1, 6));
+        assert!(state([answer(1), answer(0), None]).believes(1, 5));
+        tokio::time::advance(OUTDATED).await;
+        assert!(!alone.believes(1, 5), "nobody doubts the master");
+        assert!(alone.believes(1, 6));
     }
 
     #[test]

@@ -202,6 +202,19 @@ async fn one_living_node_among_the_seeds_is_enough_and_a_replica_will_do() {
     for n in 0..20 {
         live(&*store, n).await;
     }
+    // Those that accept and never answer take longest to be told from others.
+    let silent = [(); 12].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let deaf: String = silent
+        .iter()
+        .map(|deaf| format!("{},", deaf.local_addr().unwrap()))
+        .collect();
+    for _ in 0..5 {
+        let url = format!("redis-cluster://{deaf}127.0.0.1:{}", cluster.nodes[5].port());
+        let begun = Instant::now();
+        let store = connect_as(&url, Duration::from_secs(5), "session-bridge:", &Subject::clock()).await;
+        live(&*store, 1).await;
+        assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! What is particular to the store in Redis.
 
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use session_bridge::session::clock::{Clock, ManualClock, Timestamp};
 use session_bridge::session::store::{
     Acquired, BARREN_MEMORY, Created, Flaw, LeaseEnd, LeaseState, Replaced, SessionStore, StoreError,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::contract::{Subject, keeps_the_contract};
 use super::{LONG, eventually, key, record, token, version};
@@ -350,6 +352,69 @@ async fn a_server_that_accepts_and_never_answers_in_time_is_down_and_does_not_co
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(store.stats().reconnects, before);
+}
+
+#[tokio::test]
+async fn a_redis_that_has_no_room_for_clients_is_down_says_so_and_is_not_stormed() {
+    let server = RedisServer::start_with(&["--maxclients", "10"]);
+    let mut guests = Vec::new();
+    while guests.len() < 10 {
+        let mut guest = std::net::TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+        guest.write_all(b"PING\r\n").unwrap();
+        let mut answer = [0; 7];
+        if guest.read_exact(&mut answer).is_ok() && answer == *b"+PONG\r\n" {
+            guests.push(guest);
+        }
+    }
+    let mut rejected = || {
+        let mut answer = [0; 8192];
+        guests[0].write_all(b"INFO stats\r\n").unwrap();
+        let length = guests[0].read(&mut answer).unwrap();
+        let text = String::from_utf8_lossy(&answer[..length]).into_owned();
+        let (_, after) = text.split_once("rejected_connections:").unwrap();
+        after.lines().next().unwrap().trim().parse::<u64>().unwrap()
+    };
+    for login in ["", "user:pass@"] {
+        let url = format!("redis://{login}127.0.0.1:{}", server.port());
+        let store = connect_as(&url, Duration::from_millis(250), "p:", &Subject::clock()).await;
+        let before = rejected();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        // Two connections, each tried anew after an eighth of a second in the mean.
+        let attempts = rejected() - before;
+        assert!(attempts < 100, "{attempts}");
+        assert_eq!(store.stats().reconnects, 0);
+        // Its word may be lost with the connection, which it closes in the same moment.
+        eventually("the reason", || async {
+            matches!(store.ping().await, Err(StoreError::Unavailable(why)) if why.contains("maxclients"))
+        })
+        .await;
+    }
+    let store = connect_as(&server.url(), Duration::from_millis(250), "p:", &Subject::clock()).await;
+    drop(guests);
+    eventually("a place", || async { store.ping().await.is_ok() }).await;
+}
+
+#[tokio::test]
+async fn connections_that_come_and_go_are_not_made_as_fast_as_they_go() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let store = connect_as(&url, Duration::from_millis(250), "p:", &Subject::clock()).await;
+    let mut made = 0;
+    let serving = async {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            made += 1;
+            // Each is good for two answers: those that show that it works.
+            for _ in 0..2 {
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"+OK\r\n").await;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(2), serving).await;
+    assert!(store.stats().reconnects > 4, "{made}");
+    // A fortieth of a second in the mean, for each of two.
+    assert!(made < 400, "{made}");
 }
 
 #[tokio::test]

@@ -29,6 +29,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How many nodes are asked at a time.
 const ASKED: usize = 3;
 
+/// How many are asked at a time as long as no map is known: of the configured ones most may be gone.
+const ASKED_AT_FIRST: usize = 16;
+
 /// How long the others may take once one has answered: a node that was cut off from the rest must not be the only one
 /// that is listened to.
 const GRACE: Duration = Duration::from_millis(50);
@@ -231,16 +234,18 @@ impl Shared {
     fn whom_to_ask(&self) -> (Vec<Arc<Node>>, Vec<Address>) {
         let mut up = Vec::new();
         let mut others = self.target.seeds.clone();
+        let mut most = ASKED_AT_FIRST;
         if let State::Known(map) = &*self.state.borrow() {
             let (connected, not): (Vec<_>, Vec<_>) = map.masters().iter().partition(|node| node.server.is_up());
             up.extend(connected.into_iter().map(Arc::clone));
             others.extend(not.into_iter().map(|node| node.address.clone()));
             others.extend_from_slice(map.replicas());
+            most = ASKED;
         }
         fastrand::shuffle(&mut up);
         fastrand::shuffle(&mut others);
         up.truncate(ASKED);
-        others.truncate(ASKED);
+        others.truncate(most);
         (up, others)
     }
 

@@ -99,11 +99,9 @@ impl Shared {
         if !matches!(&state.promotion, Promotion::Promised(now) if now == server) {
             return;
         }
-        let epoch = state.said.values().flatten().map(|answer| answer.epoch).max();
-        let named = best(state.said.values().flatten(), None);
-        state.promotion = match epoch {
+        state.promotion = match best(state.said.values().flatten(), None) {
             // Its epoch will be at least the next one. What the sentinels name by now need not be told twice.
-            Some(epoch) if is_master && named.as_ref() != Some(server) => {
+            Some((epoch, named)) if is_master && named != *server => {
                 debug!(master = %server, "a server was promoted to be the master");
                 let answer = Answer {
                     epoch: epoch.saturating_add(1),
