@@ -214,7 +214,8 @@ const fn lease_end(landing: &Landing) -> LeaseEnd {
 
 async fn release(sessions: &Sessions, key: &Key, token: LeaseToken, end: LeaseEnd) {
     if let Err(error) = sessions.release_lease(key, token, end).await {
-        tracing::warn!(install = %key, %error, "a lease could not be given back; it runs out by itself");
+        // One for each leader there is, in an outage of which the probes tell.
+        tracing::debug!(install = %key, %error, "a lease could not be given back; it runs out by itself");
     }
 }
 
@@ -257,7 +258,7 @@ async fn renew(
                 tracing::warn!(install = %key, "the lease was lost while its request is still under way");
                 return;
             }
-            Err(error) => tracing::warn!(install = %key, %error, "a lease could not be renewed; trying again"),
+            Err(error) => tracing::debug!(install = %key, %error, "a lease could not be renewed; trying again"),
         }
     }
 }
