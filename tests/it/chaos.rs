@@ -347,8 +347,16 @@ async fn comes_back(going: Going, old: &mut RedisServer) {
         old.is_replica()
     })
     .await;
-    // It holds back what its new master sends it, too.
-    old.command(&["CLIENT", "UNPAUSE"]);
+    // It holds back what its new master sends it, too. As it becomes a replica, its connections are cut.
+    eventually(
+        "the old master to hold back nothing",
+        Duration::from_secs(10),
+        async || {
+            let answer = old.try_command(&["CLIENT", "UNPAUSE"], Duration::from_millis(500));
+            answer.is_ok_and(|answer| answer == redis::Value::Okay)
+        },
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
