@@ -245,11 +245,26 @@ impl Sessions {
     /// The last removal of a record of `key`, where it is remembered.
     ///
     /// # Errors
-    /// As [`Sessions::load`].
+    /// As [`Sessions::load`]: what cannot be read is treated by the same policy.
     pub async fn removal(&self, key: &Key) -> Result<Option<Removal>, StoreError> {
-        let key = Removal::key(key);
-        let stored = self.timed(StoreOp::Load, self.store.load(&key)).await?;
-        Ok(stored.map(|stored| Removal::decode(&stored.payload)).transpose()?)
+        let place = Removal::key(key);
+        let read = async || {
+            let stored = self.timed(StoreOp::Load, self.store.load(&place)).await?;
+            let read = |stored: Stored| Removal::decode(&stored.payload).map_err(|flaw| flaw.of(stored.version));
+            Ok(stored.map(read).transpose()?)
+        };
+        match read().await {
+            Err(StoreError::Unreadable(unreadable)) => {
+                self.unreadable.met(key, &unreadable, self.on_unreadable);
+                if self.on_unreadable == OnUnreadable::Reject {
+                    return Err(unreadable.into());
+                }
+                self.discard(&place, &unreadable).await?;
+                // Another replica may have noted one meanwhile.
+                read().await
+            }
+            other => other,
+        }
     }
 
     /// The last removal counts: it takes the place of one before, also of one that cannot be read.
