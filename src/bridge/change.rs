@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::lead::Fence;
 use super::sessions::{Sessions, Written};
 use crate::metrics::{CookieDrop, Metrics};
@@ -16,6 +18,9 @@ use crate::session::store::{Key, StoreError, Version};
 
 /// How often a write may lose against others before it is left to the background.
 const MAX_ATTEMPTS: usize = 64;
+
+/// How long that may go on: the response waits for it.
+const MAX_ROUNDS: Duration = Duration::from_secs(1);
 
 /// A response's change.
 #[derive(Clone, Debug)]
@@ -132,7 +137,11 @@ impl Change {
         fence: Option<Fence>,
     ) -> Result<Outcome, StoreError> {
         let alone = fence.is_some_and(|fence| fence.alone);
+        let began = Instant::now();
         for attempt in 0..MAX_ATTEMPTS {
+            if began.elapsed() >= MAX_ROUNDS {
+                break;
+            }
             if self.was_ended(sessions, key, now.as_deref()).await? {
                 return Ok(Outcome::Settled(self.gone_with(now)));
             }
@@ -186,9 +195,9 @@ impl Change {
                 Err(error) => return Err(error),
             };
         }
-        Err(StoreError::Unavailable(format!(
-            "{MAX_ATTEMPTS} writes in a row came too late"
-        )))
+        Err(StoreError::Unavailable(
+            "too many writes in a row came too late".to_owned(),
+        ))
     }
 
     /// Remembers that `written` may be in the store from now on, whatever becomes of this call. Returns what was noted
