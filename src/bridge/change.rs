@@ -22,6 +22,9 @@ const MAX_ATTEMPTS: usize = 64;
 /// How long that may go on: the response waits for it.
 const MAX_ROUNDS: Duration = Duration::from_secs(1);
 
+/// How long a log-out waits for a store that does not take the note of it (see [`Sessions::remove_even_unnoted`]).
+const MAX_UNNOTED: Duration = Duration::from_secs(10);
+
 /// A response's change.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -169,6 +172,9 @@ impl Change {
                         .await
                 }
                 Action::Remove => match now.as_ref() {
+                    Some(now) if sessions.now().since(self.said.at) >= MAX_UNNOTED => {
+                        sessions.remove_even_unnoted(key, now).await
+                    }
                     Some(now) => sessions.remove(key, now).await,
                     None => return Ok(Outcome::Settled(settled)),
                 },

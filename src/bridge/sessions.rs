@@ -192,9 +192,32 @@ impl Sessions {
     /// # Errors
     /// As [`Sessions::write`].
     pub async fn remove(&self, key: &Key, record: &Snapshot) -> Result<Written, StoreError> {
-        if let Some(removal) = Removal::of(record, self.now()) {
-            self.remember(&Removal::key(key), removal).await?;
+        self.note_removal(key, record).await?;
+        self.remove_noted(key, record).await
+    }
+
+    /// The same where it matters more that the record goes than that it is noted: a store that has no room for the note,
+    /// or whose part for it is away, does not keep a session alive that was ended.
+    ///
+    /// # Errors
+    /// As [`Sessions::write`].
+    pub async fn remove_even_unnoted(&self, key: &Key, record: &Snapshot) -> Result<Written, StoreError> {
+        let noted = self.note_removal(key, record).await;
+        let removed = self.remove_noted(key, record).await;
+        if let (Err(error), Ok(Written::Done)) = (noted, &removed) {
+            tracing::warn!(install = %key, %error, "a session was ended, and that could not be noted");
         }
+        removed
+    }
+
+    async fn note_removal(&self, key: &Key, record: &Snapshot) -> Result<(), StoreError> {
+        match Removal::of(record, self.now()) {
+            Some(removal) => self.remember(&Removal::key(key), removal).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn remove_noted(&self, key: &Key, record: &Snapshot) -> Result<Written, StoreError> {
         match self
             .timed(StoreOp::Remove, self.store.remove(key, record.version))
             .await

@@ -76,6 +76,8 @@ struct Flaky {
     late_answers: AtomicBool,
     /// How many milliseconds every call takes.
     delay: AtomicUsize,
+    /// There is no room for further records.
+    full: AtomicBool,
     /// The part of the store that holds the keys which begin with a byte below this one is away.
     away_below: AtomicUsize,
     loads: AtomicUsize,
@@ -97,6 +99,7 @@ impl Flaky {
             slow_leases: AtomicBool::new(false),
             late_answers: AtomicBool::new(false),
             delay: AtomicUsize::new(0),
+            full: AtomicBool::new(false),
             away_below: AtomicUsize::new(0),
             loads: AtomicUsize::new(0),
             leases: AtomicUsize::new(0),
@@ -192,6 +195,9 @@ impl SessionStore for Flaky {
         self.gate(self.inner.observe(key))
     }
     fn create<'a>(&'a self, key: &'a Key, new: NewRecord, fence: Option<LeaseToken>) -> StoreFuture<'a, Created> {
+        if self.full.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(StoreError::Unavailable("out of memory".to_owned())) });
+        }
         self.change(self.inner.create(key, new, fence))
     }
     fn replace<'a>(

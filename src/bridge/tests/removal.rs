@@ -301,3 +301,19 @@ async fn c3_a_leader_whose_lease_is_held_again_brings_no_session_back_that_was_e
     here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
     assert!(world.store.inner.load(&KEY).await.unwrap().is_none(), "it is back");
 }
+
+#[tokio::test(start_paused = true)]
+async fn c3_a_store_without_room_for_the_note_does_not_keep_a_session_that_was_ended() {
+    let world = World::new();
+    let here = world.replica();
+    here.whole(false, ms(1), &["sid=a; Path=/"]).await;
+    let knows = here.get().await;
+    world.store.full.store(true, Ordering::SeqCst);
+    here.respond(&knows, Rank::Auth, &["sid=; Max-Age=0; Path=/"], None)
+        .await;
+    tokio::time::sleep(ms(9000)).await;
+    assert_eq!(here.pending.len(), 1, "it waits for the note");
+    tokio::time::sleep(ms(3000)).await;
+    assert_eq!(here.pending.len(), 0);
+    assert!(world.store.inner.load(&KEY).await.unwrap().is_none(), "it lives on");
+}
