@@ -214,9 +214,15 @@ async fn whichever_call_to_the_store_fails_a_stateless_bridge_forwards_without_a
         .start()
         .await;
     let direct = scene.builder.clone().store(&redis.url()).start().await;
-    let known = InstallId::random();
+    let (known, before) = (InstallId::random(), redis.keys());
     direct.ok(Call::post("/basket/add").of(&known)).await;
+    eventually("the lease to be given back", Duration::from_secs(5), async || {
+        !redis.keys().iter().any(|key| key.ends_with(":lease"))
+    })
+    .await;
     let kept = redis.keys();
+    let is_record = |key: &&String| !before.contains(key) && !key.ends_with(":barren");
+    let record = kept.iter().find(is_record).expect("a record");
 
     // The lease cannot be taken: Redis refuses all writes.
     redis.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
@@ -229,7 +235,7 @@ async fn whichever_call_to_the_store_fails_a_stateless_bridge_forwards_without_a
     redis.command(&["CLIENT", "UNPAUSE"]);
 
     // The record cannot be read.
-    let (name, good) = (&kept[0], redis.command(&["GET", &kept[0]]));
+    let (name, good) = (record, redis.command(&["GET", record]));
     redis.command(&["SET", name, "xx", "KEEPTTL"]);
     forwarded_without_a_session(&bridge, &known, "unreadable").await;
     assert_eq!(redis.text(&["GET", name]), "xx", "it is left alone");
