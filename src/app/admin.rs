@@ -34,7 +34,7 @@ impl Admin {
         for _ in 0..MAX_ATTEMPTS {
             let removed = match self.load(key).await {
                 Ok(None) => return Ok(false),
-                Ok(Some(snapshot)) => matches!(self.sessions.remove(key, &snapshot).await?, Written::Done),
+                Ok(Some(snapshot)) => matches!(self.sessions.remove_even_unnoted(key, &snapshot).await?, Written::Done),
                 Err(StoreError::Unreadable(unreadable)) => self.sessions.discard(key, &unreadable).await?,
                 Err(error) => return Err(error),
             };

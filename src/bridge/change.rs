@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::lead::Fence;
 use super::sessions::{Sessions, Written};
 use crate::metrics::{CookieDrop, Metrics};
@@ -12,10 +14,16 @@ use crate::session::lineage::Landed;
 use crate::session::merge::{self, Action, Effect, Said, merge};
 use crate::session::record::{Rank, Record, Snapshot};
 use crate::session::removal::Attempt;
-use crate::session::store::{Key, StoreError, Version};
+use crate::session::store::{Key, LeaseToken, StoreError, Version};
 
 /// How often a write may lose against others before it is left to the background.
 const MAX_ATTEMPTS: usize = 64;
+
+/// How long that may go on: the response waits for it.
+const MAX_ROUNDS: Duration = Duration::from_secs(1);
+
+/// How long a log-out waits for a store that does not take the note of it (see [`Sessions::remove_even_unnoted`]).
+const MAX_UNNOTED: Duration = Duration::from_secs(10);
 
 /// A response's change.
 #[derive(Clone, Debug)]
@@ -132,7 +140,11 @@ impl Change {
         fence: Option<Fence>,
     ) -> Result<Outcome, StoreError> {
         let alone = fence.is_some_and(|fence| fence.alone);
+        let began = Instant::now();
         for attempt in 0..MAX_ATTEMPTS {
+            if began.elapsed() >= MAX_ROUNDS {
+                break;
+            }
             if self.was_ended(sessions, key, now.as_deref()).await? {
                 return Ok(Outcome::Settled(self.gone_with(now)));
             }
@@ -146,24 +158,16 @@ impl Change {
                 return Ok(Outcome::Settled(self.gone_with(now)));
             }
             let doubt = self.note(settled.snapshot.as_deref());
-            let written = match &action {
-                Action::Keep => {
-                    self.is_sure(doubt);
-                    let ours = now.filter(|now| now.version.nonce == self.nonce);
-                    settled.landed = ours.as_deref().map(landed);
-                    return Ok(Outcome::Settled(settled));
-                }
-                Action::Write(record) => {
-                    let over = now.as_ref().map(|now| now.version);
-                    sessions
-                        .write(key, over, next, record, fence.map(|fence| fence.token))
-                        .await
-                }
-                Action::Remove => match now.as_ref() {
-                    Some(now) => sessions.remove(key, now).await,
-                    None => return Ok(Outcome::Settled(settled)),
-                },
-            };
+            if action == Action::Keep {
+                self.is_sure(doubt);
+                let ours = now.filter(|now| now.version.nonce == self.nonce);
+                settled.landed = ours.as_deref().map(landed);
+                return Ok(Outcome::Settled(settled));
+            }
+            let token = fence.map(|fence| fence.token);
+            let written = self
+                .carry_out(sessions, key, now.as_deref(), &action, next, token)
+                .await;
             if !matches!(written, Err(StoreError::Ambiguous(_))) {
                 self.is_sure(doubt);
             }
@@ -186,9 +190,31 @@ impl Change {
                 Err(error) => return Err(error),
             };
         }
-        Err(StoreError::Unavailable(format!(
-            "{MAX_ATTEMPTS} writes in a row came too late"
-        )))
+        Err(StoreError::Unavailable(
+            "too many writes in a row came too late".to_owned(),
+        ))
+    }
+
+    async fn carry_out(
+        &self,
+        sessions: &Sessions,
+        key: &Key,
+        now: Option<&Snapshot>,
+        action: &Action,
+        next: Version,
+        token: Option<LeaseToken>,
+    ) -> Result<Written, StoreError> {
+        match (action, now) {
+            (Action::Write(record), now) => {
+                let over = now.map(|now| now.version);
+                sessions.write(key, over, next, record, token).await
+            }
+            (Action::Remove, Some(now)) if sessions.now().since(self.said.at) >= MAX_UNNOTED => {
+                sessions.remove_even_unnoted(key, now).await
+            }
+            (Action::Remove, Some(now)) => sessions.remove(key, now).await,
+            (Action::Keep, _) | (Action::Remove, None) => Ok(Written::Done),
+        }
     }
 
     /// Remembers that `written` may be in the store from now on, whatever becomes of this call. Returns what was noted

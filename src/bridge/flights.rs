@@ -143,3 +143,22 @@ impl Follower {
         self.0.landing.get().cloned().unwrap_or(Landing::Failed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_that_ended_takes_no_later_attempt_with_it() {
+        let (flights, key) = (Flights::new(), Key::from_digest([7; 16]));
+        let Seat::First(ended) = flights.join(&key) else {
+            panic!("nothing is under way");
+        };
+        ended.end(Landing::Barren(None));
+        let Seat::First(_later) = flights.join(&key) else {
+            panic!("the attempt has ended");
+        };
+        drop(ended);
+        assert!(matches!(flights.join(&key), Seat::Follower(_)));
+    }
+}

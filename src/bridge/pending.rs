@@ -31,6 +31,9 @@ use queue::{Overlay, Queue, Waiting};
 /// The first pause between two attempts, and the longest. A store that is seen to answer again ends a pause.
 const TRY_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
+/// How many records in a row may be refused before a round is given up: the store is away then, and not a part of it.
+const MAX_REFUSALS: usize = 4;
+
 /// How often a lasting outage is told.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -57,6 +60,8 @@ pub struct Pending {
     /// Of changes: read on every request, so that the queue is not locked while there is none.
     count: AtomicUsize,
     arrived: Notify,
+    /// Where the last round was given up; the next one goes on behind it.
+    refused: Mutex<Option<Key>>,
     losses: Losses,
     /// Held while changes are carried to the store, so that those of one record keep their order.
     flushing: tokio::sync::Mutex<LastFailure>,
@@ -73,6 +78,7 @@ impl Pending {
             queue: Mutex::default(),
             count: AtomicUsize::new(0),
             arrived: Notify::new(),
+            refused: Mutex::default(),
             flushing: tokio::sync::Mutex::default(),
         })
     }
@@ -231,17 +237,28 @@ impl Pending {
         }
     }
 
-    /// Whether nothing waits any more.
+    /// Whether nothing waits any more. A record whose part of the store is away holds up no other.
     async fn flush_all(&self) -> Result<bool, StoreError> {
         if self.is_empty() {
             return Ok(true);
         }
-        let keys: Vec<Key> = self.queue().keys();
+        let after = self.refused().take();
+        let keys = self.queue().keys_after(after);
+        let (mut refusal, mut in_a_row) = (None, 0);
         for key in keys {
             let mut last_failure = self.flushing.lock().await;
-            self.flush(&key, &mut last_failure).await?;
+            let Err(error) = self.flush(&key, &mut last_failure).await else {
+                in_a_row = 0;
+                continue;
+            };
+            refusal = Some(error);
+            in_a_row += 1;
+            if in_a_row == MAX_REFUSALS {
+                *self.refused() = Some(key);
+                break;
+            }
         }
-        Ok(self.is_empty())
+        refusal.map_or_else(|| Ok(self.is_empty()), Err)
     }
 
     async fn flush(&self, key: &Key, last_failure: &mut LastFailure) -> Result<(), StoreError> {
@@ -307,6 +324,10 @@ impl Pending {
         let outcome = change(&mut queue);
         self.count.store(queue.count(), Ordering::Release);
         outcome
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Option<Key>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {

@@ -192,9 +192,32 @@ impl Sessions {
     /// # Errors
     /// As [`Sessions::write`].
     pub async fn remove(&self, key: &Key, record: &Snapshot) -> Result<Written, StoreError> {
-        if let Some(removal) = Removal::of(record, self.now()) {
-            self.remember(&Removal::key(key), removal).await?;
+        self.note_removal(key, record).await?;
+        self.remove_noted(key, record).await
+    }
+
+    /// The same where it matters more that the record goes than that it is noted: a store that has no room for the note,
+    /// or whose part for it is away, does not keep a session alive that was ended.
+    ///
+    /// # Errors
+    /// As [`Sessions::write`].
+    pub async fn remove_even_unnoted(&self, key: &Key, record: &Snapshot) -> Result<Written, StoreError> {
+        let noted = self.note_removal(key, record).await;
+        let removed = self.remove_noted(key, record).await;
+        if let (Err(error), Ok(Written::Done)) = (noted, &removed) {
+            tracing::warn!(install = %key, %error, "a session was ended, and that could not be noted");
         }
+        removed
+    }
+
+    async fn note_removal(&self, key: &Key, record: &Snapshot) -> Result<(), StoreError> {
+        match Removal::of(record, self.now()) {
+            Some(removal) => self.remember(&Removal::key(key), removal).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn remove_noted(&self, key: &Key, record: &Snapshot) -> Result<Written, StoreError> {
         match self
             .timed(StoreOp::Remove, self.store.remove(key, record.version))
             .await
@@ -245,11 +268,26 @@ impl Sessions {
     /// The last removal of a record of `key`, where it is remembered.
     ///
     /// # Errors
-    /// As [`Sessions::load`].
+    /// As [`Sessions::load`]: what cannot be read is treated by the same policy.
     pub async fn removal(&self, key: &Key) -> Result<Option<Removal>, StoreError> {
-        let key = Removal::key(key);
-        let stored = self.timed(StoreOp::Load, self.store.load(&key)).await?;
-        Ok(stored.map(|stored| Removal::decode(&stored.payload)).transpose()?)
+        let place = Removal::key(key);
+        let read = async || {
+            let stored = self.timed(StoreOp::Load, self.store.load(&place)).await?;
+            let read = |stored: Stored| Removal::decode(&stored.payload).map_err(|flaw| flaw.of(stored.version));
+            Ok(stored.map(read).transpose()?)
+        };
+        match read().await {
+            Err(StoreError::Unreadable(unreadable)) => {
+                self.unreadable.met(key, &unreadable, self.on_unreadable);
+                if self.on_unreadable == OnUnreadable::Reject {
+                    return Err(unreadable.into());
+                }
+                self.discard(&place, &unreadable).await?;
+                // Another replica may have noted one meanwhile.
+                read().await
+            }
+            other => other,
+        }
     }
 
     /// The last removal counts: it takes the place of one before, also of one that cannot be read.

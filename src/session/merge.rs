@@ -166,7 +166,7 @@ fn is_removed(sent: Option<&Snapshot>, now: Option<&Snapshot>) -> bool {
 fn last_word(cookies: &[Cookie]) -> Vec<&Cookie> {
     let mut says: Vec<&Cookie> = Vec::with_capacity(cookies.len());
     for cookie in cookies {
-        match says.iter_mut().find(|earlier| earlier.key() == cookie.key()) {
+        match says.iter_mut().find(|earlier| earlier.same_key(cookie)) {
             Some(earlier) => *earlier = cookie,
             None => says.push(cookie),
         }
@@ -296,7 +296,7 @@ fn apply(
         Action::Keep
     } else {
         record.jar.purge_expired(said.at);
-        record.prune_history(said.at);
+        record.prune_history(policy, said.at);
         Action::Write(Box::new(record))
     };
     Merged {

@@ -164,12 +164,15 @@ impl Record {
         }
     }
 
-    /// Forgets changes that no request in flight can have missed.
-    pub(super) fn prune_history(&mut self, now: Timestamp) {
+    /// Forgets changes that no request in flight can have missed, and of too many first what decides least: what is of
+    /// no session cookie, then what is of a low rank, then what is old.
+    pub(super) fn prune_history(&mut self, policy: &CookiePolicy, now: Timestamp) {
         self.history.retain(|changes| now.since(changes.at) < IN_FLIGHT_HORIZON);
         if self.history.len() > MAX_HISTORY {
             let excess = self.history.len() - MAX_HISTORY;
-            self.history.sort_by_key(|changes| changes.at);
+            let highest = |changes: &Changes| RANKS.into_iter().find(|rank| last(&changes.last, *rank) > 0);
+            self.history
+                .sort_by_key(|changes| (policy.is_id(&changes.key.name), highest(changes), changes.at));
             self.history.drain(..excess);
         }
     }

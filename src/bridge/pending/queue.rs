@@ -191,8 +191,12 @@ impl Queue {
         std::mem::take(self).count
     }
 
-    pub(super) fn keys(&self) -> Vec<Key> {
-        self.entries.keys().copied().collect()
+    /// All keys, in their order, but those behind `first` first.
+    pub(super) fn keys_after(&self, first: Option<Key>) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.entries.keys().copied().collect();
+        let behind = keys.partition_point(|key| first.is_some_and(|first| *key <= first));
+        keys.rotate_left(behind);
+        keys
     }
 
     pub(super) const fn count(&self) -> usize {

@@ -121,6 +121,28 @@ async fn what_has_taken_the_place_of_an_unreadable_record_is_not_discarded() {
 }
 
 #[tokio::test]
+async fn a_removal_that_cannot_be_read_is_treated_by_the_policy() {
+    for before in [b"\x03to come".as_slice(), b""] {
+        for policy in [OnUnreadable::Reject, OnUnreadable::Replace] {
+            let (sessions, store) = over_a_record_to_come(policy).await;
+            let place = Removal::key(&key());
+            let there = NewRecord {
+                version: BAD,
+                ttl: TTL,
+                payload: Payload(Bytes::from_static(before)),
+            };
+            store.create(&place, there, None).await.unwrap();
+            let removal = sessions.removal(&key()).await;
+            let left = store.load(&place).await.unwrap();
+            match policy {
+                OnUnreadable::Reject => assert!(removal.is_err() && left.is_some(), "{removal:?}"),
+                OnUnreadable::Replace => assert!(removal == Ok(None) && left.is_none(), "{removal:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_removal_is_remembered_in_the_place_of_one_before_also_of_one_that_cannot_be_read() {
     for before in [b"\x03to come".as_slice(), b""] {
         let (sessions, store) = over_a_record_to_come(OnUnreadable::Reject).await;

@@ -214,3 +214,66 @@ async fn s1_a_lease_that_ran_out_before_its_winning_was_told_is_no_lead() {
     end(leader.lead, &there.sessions, committed).await;
     assert_eq!(jar(request.await.unwrap().snapshot.as_deref()), "sid=a");
 }
+
+#[tokio::test(start_paused = true)]
+async fn f3_changes_whose_part_of_the_store_is_away_hold_up_no_others() {
+    let world = World::new();
+    let here = world.replica();
+    let keys: Vec<_> = (0..40).map(|n| Key::from_digest([n; 16])).collect();
+    world.set_down(true);
+    for key in &keys {
+        let at = here.sessions.now();
+        let said = Said {
+            rank: Rank::Safe,
+            cookies: cookies(&["sid=a; Path=/"], at),
+            at,
+        };
+        here.commit.commit(key, Change::new(None, at, said, None), None).await;
+    }
+    assert_eq!(here.pending.len(), 40);
+    // A part of many keys in a row, all of them before the others.
+    world.store.away_below.store(20, Ordering::SeqCst);
+    world.set_down(false);
+    tokio::time::sleep(ms(5000)).await;
+    assert_eq!(here.pending.len(), 20, "those whose part is there are stored");
+    world.store.away_below.store(0, Ordering::SeqCst);
+    tokio::time::sleep(ms(2000)).await;
+    assert_eq!(here.pending.len(), 0);
+    for key in &keys {
+        assert!(world.store.inner.load(key).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s4_a_response_waits_no_longer_than_seconds_for_its_turn_to_be_stored() {
+    let world = World::new();
+    let here = world.replica();
+    here.whole(false, ms(0), &["sid=a; Path=/"]).await;
+    let ready = here.get().await;
+    world.store.delay.store(200, Ordering::SeqCst);
+    let requests: Vec<_> = (0..40)
+        .map(|n| {
+            let (here, sent, at) = (Arc::clone(&here), ready.snapshot.clone(), ready.at);
+            tokio::spawn(async move {
+                let ready = Ready {
+                    snapshot: sent,
+                    lead: None,
+                    waited: false,
+                    at,
+                };
+                let line = format!("c{n}=1; Path=/");
+                let started = Instant::now();
+                here.respond(&ready, Rank::Unsafe, &[&line], None).await;
+                started.elapsed()
+            })
+        })
+        .collect();
+    for request in requests {
+        let took = request.await.unwrap();
+        assert!(took <= ms(1500), "{took:?}");
+    }
+    tokio::time::sleep(ms(60_000)).await;
+    assert_eq!(here.pending.len(), 0);
+    let stored = here.sessions.load(&KEY).await.unwrap().unwrap();
+    assert_eq!(stored.record.jar().len(), 41, "a change is lost");
+}

@@ -282,3 +282,38 @@ async fn c3_a_second_log_out_of_the_same_session_ends_none_that_was_begun_betwee
     here.respond(&next, Rank::Unsafe, &["sid=b; Path=/"], None).await;
     assert_eq!(jar(there.get().await.snapshot.as_deref()), "sid=b");
 }
+
+#[tokio::test(start_paused = true)]
+async fn c3_a_leader_whose_lease_is_held_again_brings_no_session_back_that_was_ended_meanwhile() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let leader = here.post().await;
+    let token = leader.lead.as_ref().map(Lead::token).unwrap();
+    tokio::time::sleep(ms(10)).await;
+    world.store.release_lease(&KEY, token, LeaseEnd::Plain).await.unwrap();
+    there.whole(false, ms(1), &["sid=b; Path=/"]).await;
+    let knows = there.get().await;
+    there
+        .respond(&knows, Rank::Auth, &["sid=; Max-Age=0; Path=/"], None)
+        .await;
+    tokio::time::sleep(ms(1000)).await;
+    assert!(leader.lead.as_ref().is_some_and(Lead::is_held));
+    here.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
+    assert!(world.store.inner.load(&KEY).await.unwrap().is_none(), "it is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn c3_a_store_without_room_for_the_note_does_not_keep_a_session_that_was_ended() {
+    let world = World::new();
+    let here = world.replica();
+    here.whole(false, ms(1), &["sid=a; Path=/"]).await;
+    let knows = here.get().await;
+    world.store.full.store(true, Ordering::SeqCst);
+    here.respond(&knows, Rank::Auth, &["sid=; Max-Age=0; Path=/"], None)
+        .await;
+    tokio::time::sleep(ms(9000)).await;
+    assert_eq!(here.pending.len(), 1, "it waits for the note");
+    tokio::time::sleep(ms(3000)).await;
+    assert_eq!(here.pending.len(), 0);
+    assert!(world.store.inner.load(&KEY).await.unwrap().is_none(), "it lives on");
+}

@@ -337,3 +337,64 @@ async fn s4_what_is_served_from_here_is_built_on_the_newest_record_that_was_read
     here.respond(&newer, Rank::Unsafe, &["cart=1; Path=/"], None).await;
     assert_eq!(jar(here.get().await.snapshot.as_deref()), "sid=login; x=1; cart=1");
 }
+
+#[tokio::test(start_paused = true)]
+async fn f3_a_change_over_a_record_that_cannot_be_read_is_lost_and_counted_at_once_or_later() {
+    for later in [false, true] {
+        let world = World::new();
+        let here = world.replica();
+        world.set_down(later);
+        let unreadable = NewRecord {
+            version: Version { seq: 1, nonce: 1 },
+            ttl: IDLE,
+            payload: crate::session::store::Payload(bytes::Bytes::from_static(b"\x03to come")),
+        };
+        world.store.inner.create(&KEY, unreadable, None).await.unwrap();
+        let freed = Ready {
+            snapshot: None,
+            lead: None,
+            waited: true,
+            at: here.sessions.now(),
+        };
+        let committed = here.respond(&freed, Rank::Safe, &["sid=a; Path=/"], None).await;
+        assert_eq!(committed.waits, later);
+        world.set_down(false);
+        tokio::time::sleep(ms(1000)).await;
+        assert_eq!((here.pending.len(), here.pending.bytes()), (0, 0));
+        assert_eq!(abandoned(&here, "unreadable"), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s3_a_lease_that_was_taken_to_store_what_waited_is_given_back() {
+    let world = World::new();
+    let here = world.replica();
+    world.set_down(true);
+    let freed = Ready {
+        snapshot: None,
+        lead: None,
+        waited: true,
+        at: here.sessions.now(),
+    };
+    here.respond(&freed, Rank::Safe, &["sid=a; Path=/"], None).await;
+    world.set_down(false);
+    while !here.pending.is_empty() {
+        tokio::time::sleep(ms(1)).await;
+    }
+    let (stored, lease) = world.store.inner.observe(&KEY).await.unwrap();
+    assert!(stored.is_some() && !lease.held, "{lease:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_who_waits_for_a_leader_elsewhere_is_given_the_time_of_each_call_anew() {
+    let world = World::new();
+    let (here, there) = (world.replica(), world.replica());
+    let leader = there.post().await;
+    world.store.delay.store(5, Ordering::SeqCst);
+    let waiting = tokio::spawn(async move { here.acquire.acquire(&KEY, false).await });
+    tokio::time::sleep(ms(5000)).await;
+    let committed = there.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
+    end(leader.lead, &there.sessions, committed).await;
+    let ready = waiting.await.unwrap().expect("no outage");
+    assert_eq!(jar(ready.snapshot.as_deref()), "sid=a");
+}

@@ -26,6 +26,29 @@ fn said(rank: Rank, lines: &[&str]) -> Said {
     }
 }
 
+#[test]
+fn c1_a_log_in_among_many_cookies_is_not_overwritten_by_an_older_response() {
+    let many: Vec<String> = (0..100).map(|n| format!("c{n}=1")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for at_once in [true, false] {
+        let mut world = World::with(&["sid"], Rank::Safe, &["sid=a"]);
+        let sent = world.sent();
+        if at_once {
+            let log_in = [&["sid=b"], many.as_slice()].concat();
+            world.respond(sent.as_ref(), Rank::Auth, &log_in);
+        } else {
+            world.respond(sent.as_ref(), Rank::Auth, &["sid=b"]);
+            for line in &many {
+                let sent = world.sent();
+                world.respond(sent.as_ref(), Rank::Safe, &[line]);
+            }
+        }
+        let late = world.respond(sent.as_ref(), Rank::Unsafe, &["sid=c"]);
+        assert_eq!(late.effect, Effect::None, "the log-in is overwritten");
+        assert!(world.jar().starts_with("sid=b;"));
+    }
+}
+
 /// A record, and what happens to it.
 #[derive(Clone)]
 struct World {
