@@ -185,7 +185,9 @@ async fn nodes_that_announce_no_host_are_found_where_they_were_asked() {
         matches!(&outcome, Ok(Value::BulkString(value)) if value == b"there"),
         "{outcome:?}"
     );
-    assert_eq!((node.count("GET"), other.count("GET")), (1, 1));
+    // The node goes on calling itself the owner of all slots: by the time the other one is connected it may be asked again.
+    assert_eq!(other.count("GET"), 1);
+    assert!(node.count("GET") >= 1);
 }
 
 #[tokio::test]
