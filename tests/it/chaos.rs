@@ -373,7 +373,10 @@ async fn a_sentinel_fail_over_loses_no_acknowledged_session_and_is_over_with_the
         match going {
             Going::Killed => redis.servers[master].kill(),
             Going::Frozen => redis.servers[master].stop(),
-            Going::ByCommand => redis.failover().await,
+            Going::ByCommand => {
+                load.crowd.two_masters();
+                redis.failover().await;
+            }
         }
         let (new, writable) = redis.promoted(master).await;
         let writable = Instant::from_std(writable);
