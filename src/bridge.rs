@@ -5,7 +5,7 @@
 //!
 //! 1. [`access`], [`identify`]: who is it?
 //! 2. [`acquire`]: the session, found, waited for, or to be started.
-//! 3. [`outbound`]: the client's request becomes the backend's.
+//! 3. [`outbound`], [`csrf`]: the client's request becomes the backend's.
 //! 4. [`inbound`]: the backend's response loses its cookies.
 //! 5. [`commit`]: what they changed is stored, before the response goes out.
 //! 6. [`refuse`]: whatever goes wrong becomes a response, by the only such table.
@@ -18,6 +18,7 @@ pub mod access;
 pub mod acquire;
 pub mod change;
 pub mod commit;
+pub mod csrf;
 pub mod flights;
 pub mod identify;
 pub mod inbound;
@@ -49,6 +50,7 @@ use access::ApiKeys;
 use acquire::{Acquire, AcquireError, Ready};
 use change::Change;
 use commit::Commit;
+use csrf::CsrfBridge;
 use flights::Landing;
 use identify::{IdentifyError, IdentifyOptions, Identity};
 use inbound::InboundBody;
@@ -80,6 +82,8 @@ pub struct Parts {
     pub routes: Routes,
     /// How requests are rewritten for the backend.
     pub outbound: Outbound,
+    /// What is done for the CSRF protection of the backend, if anything.
+    pub csrf: Option<CsrfBridge>,
     /// Finds sessions.
     pub acquire: Acquire,
     /// Stores changes.
@@ -172,12 +176,20 @@ impl Bridge {
         let host = parts.outbound.host(&head);
         let path = head.uri.path().to_owned();
         let origin = Origin::new(&host, &path);
-        let cookie = held.as_ref().and_then(|held| {
-            held.snapshot
-                .as_ref()
-                .and_then(|snapshot| snapshot.record.jar().header(&origin, parts.sessions.now()))
-        });
-        let outgoing = parts.outbound.build(head, body, peer, cookie, journal.request_id());
+        let now = parts.sessions.now();
+        let jar = held
+            .as_ref()
+            .and_then(|held| Some(held.snapshot.as_ref()?.record.jar()));
+        let cookie = jar.and_then(|jar| jar.header(&origin, now));
+        let token = parts
+            .csrf
+            .as_ref()
+            .map(|csrf| (csrf, jar.and_then(|jar| csrf.token(jar, &origin, now))));
+        let mut outgoing = parts.outbound.build(head, body, peer, cookie, journal.request_id());
+        if let Some((csrf, token)) = token.filter(|_| held.is_some()) {
+            let method = outgoing.method().clone();
+            csrf.apply(&method, outgoing.headers_mut(), token);
+        }
 
         dispatched.mark();
         journal.dispatched();

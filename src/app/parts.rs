@@ -12,6 +12,7 @@ use super::{StartError, sealing};
 use crate::bridge::access::ApiKeys;
 use crate::bridge::acquire::Acquire;
 use crate::bridge::commit::Commit;
+use crate::bridge::csrf::CsrfBridge;
 use crate::bridge::identify::IdentifyOptions;
 use crate::bridge::outbound::Outbound;
 use crate::bridge::pending::Pending;
@@ -226,6 +227,7 @@ pub(super) fn bridge(config: &Config, shared: Shared) -> Result<bridge::Parts, S
         reject_missing: config.install_id.on_missing == OnMissing::Reject,
         routes: routes(config),
         outbound: outbound(config)?,
+        csrf: csrf(&config.session.csrf),
         acquire: Acquire::new(
             Arc::clone(&sessions),
             Arc::clone(&pending),
@@ -258,6 +260,11 @@ fn identify(install_id: &config::InstallId) -> Result<IdentifyOptions, StartErro
         max_body: install_id.max_body,
         format: format(install_id.format),
     })
+}
+
+fn csrf(csrf: &config::Csrf) -> Option<CsrfBridge> {
+    let (cookie, header) = csrf.cookie.clone().zip(csrf.header.clone())?;
+    Some(CsrfBridge::new(cookie, header, csrf.origin.clone()))
 }
 
 fn outbound(config: &Config) -> Result<Outbound, StartError> {

@@ -6,7 +6,7 @@ use super::document::{Node, Table, Value};
 use super::reader::Reader;
 use super::schema::Parts;
 use super::sealing::{Sealing, same_twice};
-use super::sections::{Route, RouteSession, Store};
+use super::sections::{Csrf, Route, RouteSession, Store};
 use super::url::{RedisUrl, StoreUrl};
 
 /// Reports every contradiction.
@@ -42,6 +42,7 @@ pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
         reader.contradiction(tree, &["store.accept_clear", "store.encryption_key_files"], message);
     }
     cookies(reader, tree, parts);
+    csrf(reader, tree, parts);
     store(reader, tree, parts);
     routes(reader, tree, parts);
 }
@@ -79,6 +80,32 @@ fn cookies(reader: &mut Reader, tree: &Table, parts: &Parts) {
     if session.id_cookies.iter().any(|name| is_lost(name.as_str())) {
         let message = "names a cookie that session.cookies does not keep";
         reader.contradiction(tree, &["session.id_cookies", "session.cookies"], message);
+    }
+}
+
+/// One of the two alone does nothing, and a cookie that is not kept has no value to send.
+fn csrf(reader: &mut Reader, tree: &Table, parts: &Parts) {
+    let Csrf { cookie, header, origin } = &parts.session.csrf;
+    let (Some(cookie), Some(header)) = (cookie, header) else {
+        let set = first_set(&[
+            ("session.csrf.cookie", cookie.is_some()),
+            ("session.csrf.header", header.is_some()),
+            ("session.csrf.origin", origin.is_some()),
+        ]);
+        if let Some(key) = set {
+            let message = "needs both csrf.cookie and csrf.header: the cookie's value is sent as that field";
+            reader.contradiction(tree, &[key, "session.csrf.cookie", "session.csrf.header"], message);
+        }
+        return;
+    };
+    let kept = &parts.session.cookies;
+    if !kept.is_empty() && !kept.iter().any(|kept| kept.matches(cookie.as_bytes())) {
+        let message = "names a cookie that session.cookies does not keep";
+        reader.contradiction(tree, &["session.csrf.cookie", "session.cookies"], message);
+    }
+    if parts.install_id.header.as_ref() == Some(header) {
+        let message = "is the field that carries the Install ID";
+        reader.contradiction(tree, &["session.csrf.header", "install_id.header"], message);
     }
 }
 

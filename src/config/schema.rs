@@ -10,14 +10,14 @@ use super::document::{Node, Table};
 use super::reader::{Reader, Section};
 use super::sealing::sealing;
 use super::sections::{
-    Access, Create, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError, OnUnreadable,
-    Ops, Route, RouteSession, Server, Session, Store, StoreTls, Upstream,
+    Access, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError,
+    OnUnreadable, Ops, Route, RouteSession, Server, Session, Store, StoreTls, Upstream,
 };
 use super::url::{StoreUrl, store_url, upstream_url};
 use super::value::{
-    api_key, api_keys_file, boolean, cookie_glob, count, duration, health_path, install_id_header, json_pointer,
-    key_prefix, listen, method, network, one_of, only_false, optional_duration, optional_secret, password_file,
-    path_glob, pem_file, positive_duration, size, small_count, token_file,
+    api_key, api_keys_file, boolean, cookie_glob, cookie_name, count, csrf_header, duration, health_path,
+    install_id_header, json_pointer, key_prefix, listen, method, network, one_of, only_false, optional_duration,
+    optional_secret, origin, password_file, path_glob, pem_file, positive_duration, size, small_count, token_file,
 };
 use crate::session::glob::Glob;
 
@@ -177,6 +177,11 @@ fn session(section: &mut Section<'_>) -> Session {
             ),
             OnStoreError::Reject,
         ),
+        csrf: section.table("csrf", |csrf| Csrf {
+            cookie: csrf.value("cookie", cookie_name, None),
+            header: csrf.value("header", csrf_header, None),
+            origin: csrf.value("origin", origin, None),
+        }),
     }
 }
 

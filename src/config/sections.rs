@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 
 use super::sealing::Sealing;
@@ -103,6 +103,19 @@ pub struct Session {
     pub auth_paths: Vec<Glob>,
     /// What becomes of a request while the store cannot be asked.
     pub on_store_error: OnStoreError,
+    /// What is sent for the CSRF protection of the backend.
+    pub csrf: Csrf,
+}
+
+/// `session.csrf`: a cookie whose value the backend wants in a header field, too. Off where nothing is set.
+#[derive(Clone, Debug, Default)]
+pub struct Csrf {
+    /// The name of the cookie. Set if and only if `header` is.
+    pub cookie: Option<String>,
+    /// The header field.
+    pub header: Option<HeaderName>,
+    /// What unsafe requests say as `Origin`; unset: what the client says. Set only where `cookie` is.
+    pub origin: Option<HeaderValue>,
 }
 
 /// `[store]`: where sessions are kept.

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method, Uri};
 use ipnet::IpNet;
 
 use super::document::{Node, Value, list_from_text};
@@ -237,32 +237,70 @@ pub(super) fn method(node: &Node) -> Result<Method, Fault> {
     Ok(method)
 }
 
-/// A header that may carry the Install ID, or `""` for none.
-pub(super) fn install_id_header(node: &Node) -> Result<Option<HeaderName>, Fault> {
-    const TAKEN: [&str; 13] = [
-        "connection",
-        "content-length",
-        "content-type",
-        "cookie",
-        "expect",
-        "host",
-        "keep-alive",
-        "proxy-connection",
-        "set-cookie",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
+/// Fields that mean something to every server and client on the way.
+const TAKEN: [&str; 13] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// A header field that carries something of ours (`what`), or `""` for none.
+fn header_for(node: &Node, what: &str) -> Result<Option<HeaderName>, Fault> {
     let text = node.text()?;
     if text.is_empty() {
         return Ok(None);
     }
     let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| node.fault("not a valid name of a header field"))?;
     if TAKEN.contains(&name.as_str()) {
-        return Err(node.fault("this header field has a meaning of its own in HTTP; it cannot carry the Install ID"));
+        return Err(node.fault(format!(
+            "this header field has a meaning of its own in HTTP; it cannot carry {what}"
+        )));
     }
     Ok(Some(name))
+}
+
+/// A header that may carry the Install ID, or `""` for none.
+pub(super) fn install_id_header(node: &Node) -> Result<Option<HeaderName>, Fault> {
+    header_for(node, "the Install ID")
+}
+
+/// The header field for the CSRF token, or `""` for none.
+pub(super) fn csrf_header(node: &Node) -> Result<Option<HeaderName>, Fault> {
+    header_for(node, "a token")
+}
+
+/// An origin as browsers write it (RFC 6454, 6.2), or `""` for none.
+pub(super) fn origin(node: &Node) -> Result<Option<HeaderValue>, Fault> {
+    let text = node.text()?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let fault = || {
+        node.fault(
+            "expected an origin: scheme, host and, where it is not the usual one, port: \"https://shop.example\"",
+        )
+    };
+    let uri: Uri = text.parse().map_err(|_| fault())?;
+    let (scheme, authority) = uri.scheme_str().zip(uri.authority()).ok_or_else(fault)?;
+    let is_web = matches!(scheme, "http" | "https");
+    // Not only an origin where there is more: a path, a user, a query.
+    if !is_web
+        || authority.as_str().contains('@')
+        || text.len() != scheme.len() + "://".len() + authority.as_str().len()
+    {
+        return Err(fault());
+    }
+    HeaderValue::from_str(text).map(Some).map_err(|_| fault())
 }
 
 /// A JSON pointer (RFC 6901), or `""` for none.
@@ -315,6 +353,18 @@ pub(super) fn cookie_glob(node: &Node) -> Result<Glob, Fault> {
         return Err(node.fault("the name of a cookie has no ; = , or space"));
     }
     Ok(Glob::new(text))
+}
+
+/// The name of one cookie, or `""` for none.
+pub(super) fn cookie_name(node: &Node) -> Result<Option<String>, Fault> {
+    if node.text()?.is_empty() {
+        return Ok(None);
+    }
+    let name = cookie_glob(node)?;
+    if name.as_str().contains(['*', '?']) {
+        return Err(node.fault("this is one cookie, so its name has no * or ?"));
+    }
+    Ok(Some(name.as_str().to_owned()))
 }
 
 /// What keys in the store start with.

@@ -58,6 +58,15 @@ impl Jar {
         self.cookies.iter().find(|cookie| cookie.has_key(key))
     }
 
+    /// Of the cookies with this name that go with a request to `origin` at `now`, the one that [`Self::header`] puts first.
+    #[must_use]
+    pub fn find(&self, name: &[u8], origin: &Origin<'_>, now: Timestamp) -> Option<&Cookie> {
+        self.cookies
+            .iter()
+            .filter(|cookie| cookie.name() == name && !cookie.is_expired(now) && cookie.matches(origin))
+            .min_by_key(|cookie| Reverse(cookie.path().len()))
+    }
+
     /// Adds a cookie. One of the same key is replaced, and the new one keeps its creation time and its place
     /// (RFC 6265bis, 5.7, step 23). Tells how many other cookies had to make room.
     pub fn insert(&mut self, mut cookie: Cookie) -> usize {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value as Json;
 
-use crate::support::bridge::{Bridge, BridgeBuilder};
+use crate::support::bridge::{Bridge, BridgeBuilder, strings};
 use crate::support::client::{Answer, Call, Client};
 use crate::support::real::{Framework, RealShop};
 use crate::support::shop::Shop;
@@ -111,6 +111,51 @@ async fn a_log_in_lasts_until_the_log_out(shop: &RealShop, bridge: &Bridge) {
         "with a session that lasts"
     );
     assert_eq!(post(bridge, &id, "/basket").await["basket"], 1);
+}
+
+/// A client without cookies passes Django's protection through a log-in that rotates the token, over `http` and over
+/// `https`, for which Django wants to know where a request comes from.
+async fn djangos_csrf_protection_is_passed(proto: &str) {
+    let shop = RealShop::start(Framework::Django).await;
+    let store = TestStore::start(StoreKind::Redis).await;
+    let plain = bridge(&shop, &store).set("server.trusted_proxies", strings(&["127.0.0.1"]));
+    let crossing = bridge(&shop, &store)
+        .set("server.trusted_proxies", strings(&["127.0.0.1"]))
+        .set("session.csrf.cookie", "csrftoken")
+        .set("session.csrf.header", "X-CSRFToken");
+    let id = InstallId::random();
+    let call = |target: &str| Call::post(target).of(&id).header("x-forwarded-proto", proto);
+    {
+        let without = plain.start().await;
+        assert_eq!(without.ok(call("/basket/add")).await["basket"], 1);
+        let refused = without.send(call("/guarded/basket/add")).await;
+        assert_eq!(refused.status, 403, "the shop is protected: {}", refused.text());
+    }
+    let bridge = crossing.start().await;
+    assert_eq!(bridge.ok(call("/guarded/basket/add")).await["basket"], 2);
+    for round in 0..3 {
+        assert_eq!(
+            bridge.ok(call("/guarded/login?user=anna")).await["user"],
+            "anna",
+            "round {round}"
+        );
+        let later = bridge.ok(call("/guarded/basket/add")).await;
+        assert_eq!(
+            (&later["user"], &later["basket"]),
+            (&"anna".into(), &(3 + round).into())
+        );
+    }
+    assert_eq!(bridge.ok(call("/guarded/logout")).await["user"], Json::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn djangos_csrf_protection_is_passed_over_http() {
+    djangos_csrf_protection_is_passed("http").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn djangos_csrf_protection_is_passed_over_https() {
+    djangos_csrf_protection_is_passed("https").await;
 }
 
 /// Framework's own locking decides what becomes of baskets that change at once, so only reads follow the first ones.

@@ -9,7 +9,8 @@ use http::header::{FORWARDED, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// Whether the client came by `http` or `https`.
+pub static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// Fields by which frameworks let a proxy tell more of the same kind. A client may not use them to speak as one.
 static OTHER_CLAIMS: [HeaderName; 7] = [

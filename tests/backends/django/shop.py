@@ -1,6 +1,7 @@
 """A stateful shop on Django's database sessions and its own log-in, in one file.
 
-`csrftoken` comes along with `sessionid` and rotates at log-in; every answer says `Vary: Cookie`.
+`csrftoken` comes along with `sessionid` and rotates at log-in; every answer says `Vary: Cookie`. What is under
+`guarded/` is protected against CSRF, as Django does it unless it is told otherwise.
 Run `python shop.py` once to make the database, then serve `shop:application`.
 """
 
@@ -28,6 +29,8 @@ settings.configure(
     ],
     PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
     ROOT_URLCONF=__name__,
+    # With it Django knows of HTTPS, and then asks unsafe requests for an Origin or a Referer.
+    SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https"),
     SECRET_KEY=os.environ["SHOP_SECRET"],
     DEFAULT_AUTO_FIELD="django.db.models.AutoField",
 )
@@ -78,7 +81,19 @@ def log_out(request):
     return answer(request)
 
 
+def guarded(view):
+    """The same without the exemption."""
+
+    def protected(request):
+        return view(request)
+
+    return protected
+
+
 urlpatterns = [
+    path("guarded/basket/add", guarded(add)),
+    path("guarded/login", guarded(log_in)),
+    path("guarded/logout", guarded(log_out)),
     path("basket/add", add),
     path("basket", basket),
     path("login", log_in),

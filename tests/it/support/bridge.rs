@@ -249,6 +249,7 @@ fn listening_line(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     Some((address("traffic")?, address("ops")?))
 }
 
-fn strings(values: &[&str]) -> toml::Value {
+/// A list for [`BridgeBuilder::set`].
+pub(crate) fn strings(values: &[&str]) -> toml::Value {
     toml::Value::Array(values.iter().map(|value| toml::Value::from(*value)).collect())
 }
