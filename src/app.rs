@@ -113,7 +113,7 @@ impl App {
         let metrics = parts::metrics();
         let sessions = parts::sessions(config, Arc::clone(&store), Arc::clone(&clock), Arc::clone(&metrics));
         let pending = Pending::new(Arc::clone(&sessions), Arc::clone(&metrics));
-        let upstream = upstream(&config.upstream);
+        let upstream = upstream(&config.upstream)?;
         let (readiness, probes) = probes::build(config, Arc::clone(&clock), Arc::clone(&sessions), upstream.clone());
         let shutdown = Shutdown::new(config.server.drain_delay, config.server.drain_timeout);
         let edge = parts::edge(config, shutdown.drain(), Arc::clone(&clock), Arc::clone(&metrics));

@@ -31,8 +31,8 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use sealing::{KeyFile, Sealing};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    Access, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError,
-    OnUnreadable, Ops, Route, RouteSession, Server, Session, Store, StoreTls, Upstream,
+    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing,
+    OnStoreError, OnUnreadable, Ops, Route, RouteSession, Server, Session, Store, Upstream,
 };
 pub use url::{Address, RedisTopology, RedisUrl, StoreUrl, UpstreamUrl};
 

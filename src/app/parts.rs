@@ -89,7 +89,11 @@ fn redis(url: &RedisUrl, store: &config::Store) -> Result<RedisOptions, StartErr
     Ok(RedisOptions {
         servers,
         login: login(url.username.as_ref(), url.password.as_ref().or(store.password.as_ref())),
-        tls: if url.tls { Some(store_tls(&store.tls)?) } else { None },
+        tls: if url.tls {
+            Some(client_tls("store", &store.tls)?)
+        } else {
+            None
+        },
         database,
         timeout: store.timeout,
         key_prefix: store.key_prefix.clone(),
@@ -97,13 +101,14 @@ fn redis(url: &RedisUrl, store: &config::Store) -> Result<RedisOptions, StartErr
     })
 }
 
-fn store_tls(material: &config::StoreTls) -> Result<tls::Client, StartError> {
+/// `section`: the table of the configuration that `material` is in.
+fn client_tls(section: &str, material: &config::ClientTls) -> Result<tls::Client, StartError> {
     let identity = match (&material.cert, &material.key) {
         (Some(cert), Some(key)) => Some((cert.expose(), key.expose())),
         _ => None,
     };
     tls::Client::new(material.ca.as_ref().map(Secret::expose), identity)
-        .map_err(|error| StartError(format!("store.tls.{}: {error}", error.part())))
+        .map_err(|error| StartError(format!("{section}.tls.{}: {error}", error.part())))
 }
 
 fn address(address: &config::Address) -> Address {
@@ -122,15 +127,19 @@ fn login(username: Option<&Secret>, password: Option<&Secret>) -> Login {
 }
 
 /// The way to the backend.
-#[must_use]
-pub fn upstream(upstream: &config::Upstream) -> Upstream {
-    Upstream::new(UpstreamOptions {
+///
+/// # Errors
+/// When what is set for TLS cannot be used.
+pub fn upstream(upstream: &config::Upstream) -> Result<Upstream, StartError> {
+    let tls = upstream.url.is_tls().then(|| client_tls("upstream", &upstream.tls));
+    Ok(Upstream::new(UpstreamOptions {
         host: upstream.url.host().to_owned(),
         port: upstream.url.port(),
+        tls: tls.transpose()?,
         connect_timeout: upstream.connect_timeout,
         idle_timeout: upstream.idle_timeout,
         max_connections: upstream.max_connections,
-    })
+    }))
 }
 
 pub(super) fn metrics() -> Arc<Metrics> {

@@ -122,6 +122,7 @@ fn will_be_created(path: &Path) -> Result<String, String> {
 
 async fn upstream(config: &Config) -> Result<String, String> {
     app::upstream(&config.upstream)
+        .map_err(text)?
         .probe()
         .await
         .map(|()| "accepts connections".to_owned())

@@ -6,7 +6,7 @@ use super::document::{Node, Table, Value};
 use super::reader::Reader;
 use super::schema::Parts;
 use super::sealing::{Sealing, same_twice};
-use super::sections::{Csrf, Route, RouteSession, Store};
+use super::sections::{ClientTls, Csrf, Route, RouteSession, Store};
 use super::url::{RedisUrl, StoreUrl};
 
 /// Reports every contradiction.
@@ -44,6 +44,7 @@ pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
     cookies(reader, tree, parts);
     csrf(reader, tree, parts);
     store(reader, tree, parts);
+    upstream(reader, tree, parts);
     routes(reader, tree, parts);
 }
 
@@ -112,11 +113,7 @@ fn csrf(reader: &mut Reader, tree: &Table, parts: &Parts) {
 /// What is set for a store that has no use for it.
 fn store(reader: &mut Reader, tree: &Table, parts: &Parts) {
     let store = &parts.store;
-    let tls = first_set(&[
-        ("store.tls.ca", store.tls.ca.is_some()),
-        ("store.tls.cert", store.tls.cert.is_some()),
-        ("store.tls.key", store.tls.key.is_some()),
-    ]);
+    let tls = first_of_tls(&store.tls, ["store.tls.ca", "store.tls.cert", "store.tls.key"]);
     let sentinel = first_set(&[
         ("store.sentinel_username", store.sentinel_username.is_some()),
         ("store.sentinel_password_file", store.sentinel_password.is_some()),
@@ -170,6 +167,30 @@ fn password(store: &Store, url: &RedisUrl, mut contradiction: impl FnMut(&[&str]
 }
 
 /// The first of these keys that is set.
+/// The first key of such a table that is set.
+fn first_of_tls(tls: &ClientTls, [ca, cert, key]: [&'static str; 3]) -> Option<&'static str> {
+    first_set(&[
+        (ca, tls.ca.is_some()),
+        (cert, tls.cert.is_some()),
+        (key, tls.key.is_some()),
+    ])
+}
+
+fn upstream(reader: &mut Reader, tree: &Table, parts: &Parts) {
+    let Some(upstream) = &parts.upstream else { return };
+    let set = first_of_tls(
+        &upstream.tls,
+        ["upstream.tls.ca", "upstream.tls.cert", "upstream.tls.key"],
+    );
+    if let Some(key) = set.filter(|_| !upstream.url.is_tls()) {
+        let message = "upstream.url is of no TLS: write https:// in place of http://";
+        reader.contradiction(tree, &[key, "upstream.url"], message);
+    } else if upstream.tls.cert.is_some() != upstream.tls.key.is_some() {
+        let message = "cert and key belong together: both or neither";
+        reader.contradiction(tree, &["upstream.tls.cert", "upstream.tls.key"], message);
+    }
+}
+
 fn first_set(keys: &[(&'static str, bool)]) -> Option<&'static str> {
     keys.iter().find(|(_, set)| *set).map(|(key, _)| *key)
 }

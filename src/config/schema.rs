@@ -10,8 +10,8 @@ use super::document::{Node, Table};
 use super::reader::{Reader, Section};
 use super::sealing::sealing;
 use super::sections::{
-    Access, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing, OnStoreError,
-    OnUnreadable, Ops, Route, RouteSession, Server, Session, Store, StoreTls, Upstream,
+    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing,
+    OnStoreError, OnUnreadable, Ops, Route, RouteSession, Server, Session, Store, Upstream,
 };
 use super::url::{StoreUrl, store_url, upstream_url};
 use super::value::{
@@ -104,7 +104,6 @@ fn ops(section: &mut Section<'_>) -> Ops {
 }
 
 fn upstream(section: &mut Section<'_>, needed: bool) -> Option<Upstream> {
-    section.unavailable(&["tls"]);
     section.optional("http2", only_false);
     if needed && !section.is_set("url") {
         section.missing(
@@ -115,15 +114,17 @@ fn upstream(section: &mut Section<'_>, needed: bool) -> Option<Upstream> {
     }
     let url = section.optional("url", upstream_url);
     let rest = (
+        section.table("tls", client_tls),
         section.value("preserve_host", boolean, true),
         section.value("connect_timeout", positive_duration, seconds(2)),
         section.value("response_timeout", positive_duration, seconds(30)),
         section.value("idle_timeout", duration, Duration::from_millis(1500)),
         section.value("max_connections", count(1..=100_000), 512),
     );
-    let (preserve_host, connect_timeout, response_timeout, idle_timeout, max_connections) = rest;
+    let (tls, preserve_host, connect_timeout, response_timeout, idle_timeout, max_connections) = rest;
     Some(Upstream {
         url: url?,
+        tls,
         preserve_host,
         connect_timeout,
         response_timeout,
@@ -185,6 +186,14 @@ fn session(section: &mut Section<'_>) -> Session {
     }
 }
 
+fn client_tls(section: &mut Section<'_>) -> ClientTls {
+    ClientTls {
+        ca: section.value("ca", pem_file, None),
+        cert: section.value("cert", pem_file, None),
+        key: section.value("key", pem_file, None),
+    }
+}
+
 fn store(section: &mut Section<'_>) -> Store {
     Store {
         url: section.value(
@@ -197,11 +206,7 @@ fn store(section: &mut Section<'_>) -> Store {
         timeout: section.value("timeout", positive_duration, Duration::from_millis(250)),
         key_prefix: section.value("key_prefix", key_prefix, "session-bridge:".to_owned()),
         password: section.value("password_file", password_file, None),
-        tls: section.table("tls", |tls| StoreTls {
-            ca: tls.value("ca", pem_file, None),
-            cert: tls.value("cert", pem_file, None),
-            key: tls.value("key", pem_file, None),
-        }),
+        tls: section.table("tls", client_tls),
         sentinel_username: section.value("sentinel_username", optional_secret, None),
         sentinel_password: section.value("sentinel_password_file", password_file, None),
         wait_replicas: section.value("wait_replicas", small_count, 0),

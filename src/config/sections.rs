@@ -55,6 +55,8 @@ pub struct Ops {
 pub struct Upstream {
     /// Where it is.
     pub url: UpstreamUrl,
+    /// Who the backend is, and who we are, over TLS. All unset where the URL is of no TLS.
+    pub tls: ClientTls,
     /// Send the client's `Host`, not the upstream's.
     pub preserve_host: bool,
     /// For a connection to be made.
@@ -131,7 +133,7 @@ pub struct Store {
     /// `None` where the URL has one.
     pub password: Option<Secret>,
     /// Who the server is, and who we are, over TLS. All unset where the URL is of no TLS.
-    pub tls: StoreTls,
+    pub tls: ClientTls,
     /// The user at the sentinels. `None` where the URL has none of them.
     pub sentinel_username: Option<Secret>,
     /// What the file that `sentinel_password_file` names holds.
@@ -146,9 +148,9 @@ pub struct Store {
     pub on_unreadable: OnUnreadable,
 }
 
-/// `store.tls`: the content of PEM files.
+/// `store.tls` and `upstream.tls`: the content of PEM files.
 #[derive(Clone, Debug, Default)]
-pub struct StoreTls {
+pub struct ClientTls {
     /// The authorities that the server's certificate may come from; unset: those of this machine.
     pub ca: Option<Secret>,
     /// The certificate to show, with its chain. Set if and only if `key` is.

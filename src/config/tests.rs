@@ -170,6 +170,33 @@ fn the_parts_of_the_upstream_are_told_apart() {
         ("::1", 81)
     );
     assert_eq!(url("http://my_app:8000").authority().as_str(), "my_app:8000");
+    for (text, port, tls) in [
+        ("http://h", 80, false),
+        ("https://h", 443, true),
+        ("https://h:8443", 8443, true),
+    ] {
+        assert_eq!((url(text).port(), url(text).is_tls()), (port, tls), "{text}");
+        assert_eq!(url(text).to_string(), text);
+    }
+}
+
+#[test]
+fn tls_towards_the_backend_is_for_an_https_url() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pem");
+    std::fs::write(&path, "-----BEGIN SOMETHING-----\nhunter2\n").unwrap();
+    let with = |url: &str, keys: &[&str]| {
+        let keys: Vec<_> = keys.iter().map(|key| format!("{key} = {path:?}")).collect();
+        let text = format!("[upstream]\nurl = \"{url}\"\ntls = {{ {} }}", keys.join(", "));
+        load(&text, &[]).map(|config| config.upstream.tls)
+    };
+    let tls = with("https://h", &["ca", "cert", "key"]).unwrap();
+    assert!(tls.ca.is_some() && tls.cert.is_some() && tls.key.is_some());
+    assert!(!format!("{tls:?}").contains("hunter2"));
+    let clear = "bridge.toml:3: upstream.tls.ca: upstream.url is of no TLS: write https:// in place of http://";
+    assert_eq!(with("http://h", &["ca"]).unwrap_err(), clear);
+    let half = "bridge.toml:3: upstream.tls.key: cert and key belong together: both or neither";
+    assert_eq!(with("https://h", &["ca", "key"]).unwrap_err(), half);
 }
 
 #[test]
@@ -381,7 +408,7 @@ const WRONG: &[(&str, &str)] = &[
     ("[[route]]\nauth = true", "bridge.toml:1: route.path: is missing"),
     // The upstream.
     ("upstream.url = \"127.0.0.1:8000\"", "bridge.toml:1: upstream.url: expected http://HOST:PORT"),
-    ("upstream.url = \"ftp://h\"", "bridge.toml:1: upstream.url: expected http://HOST:PORT; no other scheme is spoken"),
+    ("upstream.url = \"ftp://h\"", "bridge.toml:1: upstream.url: expected http://HOST:PORT or https://HOST:PORT; no other scheme is spoken"),
     ("upstream.url = \"http://u:p@h\"", "bridge.toml:1: upstream.url: cannot hold a user name or password: those are the client's to send"),
     ("upstream.url = \"http://h?q\"", "bridge.toml:1: upstream.url: cannot have a query or a fragment"),
     ("upstream.url = \"http://h/shop\"", "bridge.toml:1: upstream.url: cannot have a path: the path of each request is forwarded byte for byte, so there is nothing to put it before"),
@@ -443,6 +470,7 @@ const WRONG: &[(&str, &str)] = &[
     ("store.url = \"redis://h\"\nstore.sentinel_username = \"u\"", "bridge.toml:2: store.sentinel_username: there are no sentinels in store.url: redis-sentinel://…"),
     ("store.url = \"redis-cluster://h\"\nstore.key_prefix = \"a{}{b}:\"", "bridge.toml:2: store.key_prefix: its first braces are empty, {}: a cluster would keep the keys of one session apart"),
     ("store.url = \"redis-sentinel://h/m\"\nstore.sentinel_username = \"u\"", "bridge.toml:2: store.sentinel_username: a user needs a password: set sentinel_password_file too"),
+    ("[upstream.tls]\nca = \"/nowhere/p\"", "bridge.toml:2: upstream.tls.ca: cannot read the file: No such file or directory (os error 2)"),
     ("session.csrf = { cookie = \"csrftoken\" }", "bridge.toml:1: session.csrf.cookie: needs both csrf.cookie and csrf.header: the cookie's value is sent as that field"),
     ("session.csrf.origin = \"https://h\"", "bridge.toml:1: session.csrf.origin: needs both csrf.cookie and csrf.header: the cookie's value is sent as that field"),
     ("session.cookies = [\"s*\"]\nsession.csrf = { cookie = \"c\", header = \"X-C\" }", "bridge.toml:2: session.csrf.cookie: names a cookie that session.cookies does not keep"),
@@ -452,7 +480,6 @@ const WRONG: &[(&str, &str)] = &[
     ("session.csrf = { origin = \"https://h/\" }", "bridge.toml:1: session.csrf.origin: expected an origin: scheme, host and, where it is not the usual one, port: \"https://shop.example\""),
     // Not in this version.
     ("server.tls = { cert = \"\", key = \"\" }", "bridge.toml:1: server.tls is not available in this version"),
-    ("[upstream.tls]\nca = \"\"", "bridge.toml:1: upstream.tls is not available in this version"),
     ("[near_cache]\nenabled = false", "bridge.toml:1: near_cache is not available in this version"),
     ("[limits]\nnew_sessions = \"\"", "bridge.toml:1: limits is not available in this version"),
     ("[session]\nbind = { client_address = \"off\" }", "bridge.toml:2: session.bind is not available in this version"),
@@ -464,7 +491,6 @@ const WRONG: &[(&str, &str)] = &[
     ("session.create = \"derive\"", "bridge.toml:1: session.create: \"derive\" is not available in this version"),
     ("upstream.http2 = true", "bridge.toml:1: upstream.http2: true is not available in this version"),
     ("[[route]]\npath = \"/\"\nreplay = true", "bridge.toml:3: route.replay: true is not available in this version"),
-    ("upstream.url = \"https://h\"", "bridge.toml:1: upstream.url: an https:// upstream is not available in this version"),
     ("store.url = \"memcached://h\"", "bridge.toml:1: store.url: a memcached:// store is not available in this version"),
     ("store.url = \"postgres://h\"", "bridge.toml:1: store.url: a postgres:// store is not available in this version"),
     ("store.url = \"mysql://h\"", "bridge.toml:1: store.url: a mysql:// store is not available in this version"),
@@ -590,7 +616,7 @@ fn an_error_of_the_environment_names_the_variable() {
 
 #[test]
 fn an_error_of_a_flag_names_the_flag() {
-    let errors = load_all("", &[], flags(Some("https://h"), Some("80"), Some("mysql://h"))).unwrap_err();
+    let errors = load_all("", &[], flags(Some("ftp://h"), Some("80"), Some("mysql://h"))).unwrap_err();
     let places: Vec<_> = errors
         .lines()
         .map(|line| line.split(": ").take(2).collect::<Vec<_>>().join(": "))
@@ -734,6 +760,7 @@ fn no_error_shows_a_value() {
         "store.timeout",
         "store.key_prefix",
         "store.password_file",
+        "upstream.tls.ca",
         "store.tls",
         "store.tls.ca",
         "store.wait_replicas",

@@ -12,10 +12,11 @@ mod servers;
 
 pub use servers::{Address, RedisTopology, RedisUrl};
 
-/// Where the backend is: a host and a port, spoken to in clear.
+/// Where the backend is: a host and a port, spoken to in clear or over TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamUrl {
     authority: Authority,
+    tls: bool,
 }
 
 impl UpstreamUrl {
@@ -31,16 +32,23 @@ impl UpstreamUrl {
         self.authority.host().trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The port to connect to, 80 unless it was written.
+    /// The port to connect to; unless it was written 80, or 443 over TLS.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.authority.port_u16().unwrap_or(80)
+        self.authority.port_u16().unwrap_or(if self.tls { 443 } else { 80 })
+    }
+
+    /// Whether the backend is spoken to over TLS.
+    #[must_use]
+    pub const fn is_tls(&self) -> bool {
+        self.tls
     }
 }
 
 impl fmt::Display for UpstreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority)
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.authority)
     }
 }
 
@@ -49,11 +57,11 @@ pub(super) fn upstream_url(node: &Node) -> Result<UpstreamUrl, Fault> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(node.fault("expected http://HOST:PORT"));
     };
-    match scheme {
-        "http" => {}
-        "https" => return Err(node.fault("an https:// upstream is not available in this version")),
-        _ => return Err(node.fault("expected http://HOST:PORT; no other scheme is spoken")),
-    }
+    let tls = match scheme {
+        "http" => false,
+        "https" => true,
+        _ => return Err(node.fault("expected http://HOST:PORT or https://HOST:PORT; no other scheme is spoken")),
+    };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at_checked(end).unwrap_or((rest, ""));
     if authority.contains('@') {
@@ -68,7 +76,7 @@ pub(super) fn upstream_url(node: &Node) -> Result<UpstreamUrl, Fault> {
         ));
     }
     let authority = parse_authority(authority).ok_or_else(|| node.fault("expected http://HOST:PORT"))?;
-    Ok(UpstreamUrl { authority })
+    Ok(UpstreamUrl { authority, tls })
 }
 
 /// A host, and a port from 1 to 65535 or none.

@@ -23,6 +23,8 @@
 //!   beyond the limits are a [`UpstreamError::BadResponse`]. A body that follows a response to `HEAD`, a 204 or a 304,
 //!   or goes on after its length, closes the connection: it is never read as the answer to the next request.
 //! * Single field lines that cannot be read are left out; the rest of the response passes.
+//! * Over TLS a body without a length ends with the backend's word (`close_notify`): one that a mere end of the
+//!   connection cuts off is an error of the body, as nobody knows whether that was all of it.
 //! * A connection that answered in HTTP/1.0 is used once.
 //! * There is no deadline on a response body: event streams are endless.
 
@@ -48,6 +50,7 @@ mod mend;
 mod pool;
 mod socket;
 mod stats;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -59,19 +62,25 @@ pub use stats::UpstreamStats;
 use body::Lease;
 use connect::Connection;
 use pool::Pool;
+use socket::Link;
+use stats::Open;
 use upload::{Upload, UploadBody};
 
 use super::headers::members;
 use super::timer::Timer;
+use crate::tls;
 
 /// Where the backend is, and how its connections are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct UpstreamOptions {
     /// A name, resolved anew for each connection, or an address; IPv6 with or without brackets.
     pub host: String,
     /// The TCP port.
     pub port: u16,
-    /// How long opening a connection may take, resolving included; and, before that, the wait for a place in the pool.
+    /// Who the backend must be, and who we are, where it is spoken to over TLS: its certificate must be for `host`,
+    /// whatever `Host` a request has.
+    pub tls: Option<tls::Client>,
+    /// How long opening a connection may take, resolving and the TLS handshake included; and, before that, the wait for a place in the pool.
     pub connect_timeout: Duration,
     /// A connection that was unused for this long is not used again. To stay below the backend's own keep-alive.
     pub idle_timeout: Duration,
@@ -163,13 +172,8 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError::Connect`] with what stood in the way.
     pub async fn probe(&self) -> Result<(), UpstreamError> {
-        let UpstreamOptions {
-            host,
-            port,
-            connect_timeout,
-            ..
-        } = &self.pool.options;
-        connect::tcp(host, *port, *connect_timeout).await.map(drop)
+        let link = Link::new(Open::new(&Arc::default()));
+        connect::stream(&self.pool.options, Arc::new(link)).await.map(drop)
     }
 
     /// What the pool holds and has counted.

@@ -1,11 +1,13 @@
 //! Real frameworks behind the bridge: their sessions work for a client without cookies.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use serde_json::Value as Json;
 
 use crate::support::bridge::{Bridge, BridgeBuilder, strings};
 use crate::support::client::{Answer, Call, Client};
+use crate::support::pki::Authority;
 use crate::support::real::{Framework, RealShop};
 use crate::support::shop::Shop;
 use crate::support::{InstallId, StoreKind, TestStore};
@@ -111,6 +113,31 @@ async fn a_log_in_lasts_until_the_log_out(shop: &RealShop, bridge: &Bridge) {
         "with a session that lasts"
     );
     assert_eq!(post(bridge, &id, "/basket").await["basket"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_work_with_a_backend_that_is_spoken_to_over_tls() {
+    let (ca, clients) = (Authority::new("backends"), Authority::new("bridges"));
+    let ours = clients.issue(&["bridge"]);
+    let shop = RealShop::start_secured(&ca.issue(&["127.0.0.1"]), Some(&clients)).await;
+    let store = TestStore::start(StoreKind::Sqlite).await;
+    let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let with = |authority: &Authority| {
+        Bridge::before(&format!("https://{}", shop.address()))
+            .store(store.url())
+            .id_cookies(&["session"])
+            .set("upstream.tls.ca", path(&authority.file()))
+            .set("upstream.tls.cert", path(&ours.cert))
+            .set("upstream.tls.key", path(&ours.key))
+    };
+    let bridge = with(&ca).start().await;
+    the_basket_survives_and_is_nobody_elses(&shop, &bridge).await;
+
+    let distrusting = with(&clients).start().await;
+    let answer = distrusting.send(Call::post("/basket").of(&InstallId::random())).await;
+    assert_eq!(answer.status, 502);
+    assert!(answer.text().contains("upstream-unreachable"), "{}", answer.text());
+    assert!(distrusting.logs().contains("unknown issuer"), "{}", distrusting.logs());
 }
 
 /// A client without cookies passes Django's protection through a log-in that rotates the token, over `http` and over

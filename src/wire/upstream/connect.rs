@@ -1,4 +1,5 @@
-//! Opening a connection: resolve, try every address, set the socket up, start hyper on it.
+//! Opening a connection: resolve, try every address, set the socket up, shake hands where TLS is spoken, start hyper on
+//! it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,12 +11,13 @@ use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::UpstreamError;
 use super::socket::{Link, Socket};
 use super::stats::{Counters, Open};
+use super::stream::{Stream, Wire};
 use super::upload::UploadBody;
+use super::{UpstreamError, UpstreamOptions};
 use crate::wire::timer::Timer;
 
 /// The most header lines a response may have. hyper's own bound is 100.
@@ -52,8 +54,29 @@ impl Drop for Connection {
     }
 }
 
+/// Opens a connection and, where the backend wants it, shakes hands, all within `connect_timeout`.
+pub(super) async fn stream(options: &UpstreamOptions, link: Arc<Link>) -> Result<Stream, UpstreamError> {
+    let deadline = Instant::now() + options.connect_timeout;
+    let tcp = tcp(&options.host, options.port, options.connect_timeout).await?;
+    // Neither option is needed to be correct: a socket that refuses them still serves.
+    let _ = tcp.set_nodelay(true);
+    let _ = SockRef::from(&tcp).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE));
+    let wire = Wire::new(tcp, link);
+    let Some(tls) = &options.tls else {
+        return Ok(Stream::Clear(wire));
+    };
+    match timeout_at(deadline, tls.connect(without_brackets(&options.host), wire)).await {
+        Ok(Ok(tls)) => Ok(Stream::Tls(Box::new(tls))),
+        Ok(Err(why)) => Err(UpstreamError::Connect(format!("{}: {why}", options.host))),
+        Err(_) => Err(UpstreamError::Connect(format!(
+            "{}: the TLS handshake was not over within {:?}",
+            options.host, options.connect_timeout
+        ))),
+    }
+}
+
 /// Opens a TCP connection to the first address of `host` that takes one, all within `limit`.
-pub(super) async fn tcp(host: &str, port: u16, limit: Duration) -> Result<TcpStream, UpstreamError> {
+async fn tcp(host: &str, port: u16, limit: Duration) -> Result<TcpStream, UpstreamError> {
     let deadline = Instant::now() + limit;
     let addresses = match timeout(limit, resolve(host, port)).await {
         Ok(Ok(addresses)) => addresses,
@@ -81,25 +104,26 @@ pub(super) async fn tcp(host: &str, port: u16, limit: Duration) -> Result<TcpStr
     Err(UpstreamError::Connect(failures.join("; ")))
 }
 
-async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    // A URL writes IPv6 addresses in brackets.
-    let host = host
-        .strip_prefix('[')
+/// A URL writes IPv6 addresses in brackets.
+fn without_brackets(host: &str) -> &str {
+    host.strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(host);
+        .unwrap_or(host)
+}
+
+async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let host = without_brackets(host);
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
     Ok(tokio::net::lookup_host((host, port)).await?.collect())
 }
 
-/// Starts HTTP/1.1 on a fresh connection.
-pub(super) async fn start(tcp: TcpStream, counters: &Arc<Counters>) -> Result<Connection, UpstreamError> {
-    // Neither option is needed to be correct: a socket that refuses them still serves.
-    let _ = tcp.set_nodelay(true);
-    let _ = SockRef::from(&tcp).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE));
+/// Opens a connection and starts HTTP/1.1 on it.
+pub(super) async fn open(options: &UpstreamOptions, counters: &Arc<Counters>) -> Result<Connection, UpstreamError> {
     let link = Arc::new(Link::new(Open::new(counters)));
-    let socket = TokioIo::new(Socket::new(tcp, Arc::clone(&link)));
+    let stream = stream(options, Arc::clone(&link)).await?;
+    let socket = TokioIo::new(Socket::new(stream, Arc::clone(&link)));
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(true)
         .title_case_headers(true)

@@ -70,16 +70,7 @@ impl Pool {
                 return Ok((connection, true));
             }
         }
-        let UpstreamOptions {
-            host,
-            port,
-            connect_timeout,
-            ..
-        } = &self.options;
-        let opened = match connect::tcp(host, *port, *connect_timeout).await {
-            Ok(tcp) => connect::start(tcp, &self.counters).await,
-            Err(error) => Err(error),
-        };
+        let opened = connect::open(&self.options, &self.counters).await;
         let counter = if opened.is_ok() {
             &self.counters.connects
         } else {

@@ -1,4 +1,4 @@
-//! The TCP connection to the backend, as hyper sees it: a socket that knows when bytes last moved.
+//! The connection to the backend, as hyper sees it: a socket that knows when bytes last moved.
 
 use std::io;
 use std::pin::Pin;
@@ -7,14 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::mend::Mender;
 use super::stats::Open;
+use super::stream::Stream;
 
 /// What the pool and the socket share about one connection.
 #[derive(Debug)]
@@ -24,7 +23,7 @@ pub(super) struct Link {
     written: AtomicU64,
     /// When it last took some: nanoseconds after `born`.
     last_write: AtomicU64,
-    /// Set before a request is handed over: the next read asks the kernel, see [`Socket::ask_kernel`].
+    /// Set before a request is handed over: the next read asks the kernel, see [`Stream::ask_kernel`].
     verify: AtomicBool,
     /// Set before a request is handed over: what is read next is a response head.
     head_expected: AtomicBool,
@@ -71,14 +70,14 @@ impl Link {
         *self.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
     }
 
-    fn wrote(&self, count: usize) {
+    pub(super) fn wrote(&self, count: usize) {
         let nanos = u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.last_write.store(nanos, Ordering::Relaxed);
         self.written.fetch_add(count as u64, Ordering::Release);
     }
 }
 
-/// A [`TcpStream`] with three habits of its own.
+/// A [`Stream`] with three habits of its own.
 ///
 /// **It asks twice before a reused connection is written to.** The runtime learns of a closed connection only when it
 /// next looks at its events, which under load is long enough to write a request into the void. So the first read
@@ -92,7 +91,7 @@ impl Link {
 /// **It mends response heads** where one byte would cost all of them, see [`Mender`].
 #[derive(Debug)]
 pub(super) struct Socket {
-    tcp: TcpStream,
+    stream: Stream,
     link: Arc<Link>,
     write_failed: bool,
     read_ended: bool,
@@ -102,9 +101,9 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(tcp: TcpStream, link: Arc<Link>) -> Self {
+    pub(super) fn new(stream: Stream, link: Arc<Link>) -> Self {
         Self {
-            tcp,
+            stream,
             link,
             write_failed: false,
             read_ended: false,
@@ -113,29 +112,8 @@ impl Socket {
         }
     }
 
-    /// Reads at most one byte without asking the runtime whether there is one.
-    fn ask_kernel(&self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut byte = [0_u8; 1];
-        let socket = SockRef::from(&self.tcp);
-        match io::Read::read(&mut &*socket, &mut byte) {
-            Ok(0) => Poll::Ready(Ok(())),
-            Ok(_) => {
-                buf.put_slice(&byte);
-                Poll::Ready(Ok(()))
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                Poll::Pending
-            }
-            Err(error) => Poll::Ready(Err(error)),
-        }
-    }
-
-    fn written(&mut self, result: Poll<io::Result<usize>>, cx: &Context<'_>) -> Poll<io::Result<usize>> {
+    fn written<T>(&mut self, result: Poll<io::Result<T>>, cx: &Context<'_>) -> Poll<io::Result<T>> {
         match result {
-            Poll::Ready(Ok(count)) => {
-                self.link.wrote(count);
-                Poll::Ready(Ok(count))
-            }
             Poll::Ready(Err(error)) if closed_by_peer(&error) && !self.read_ended => {
                 if !self.write_failed {
                     self.write_failed = true;
@@ -158,9 +136,9 @@ impl Socket {
     fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let room = buf.remaining() > 0;
-        let mut result = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        let mut result = Pin::new(&mut self.stream).poll_read(cx, buf);
         if result.is_pending() && room && self.link.verify.swap(false, Ordering::AcqRel) {
-            result = self.ask_kernel(buf);
+            result = self.stream.ask_kernel(cx, buf);
         }
         let ended = match &result {
             Poll::Ready(Ok(())) => room && buf.filled().len() == before,
@@ -220,7 +198,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.tcp).poll_write(cx, buf);
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.written(result, cx)
     }
 
@@ -229,19 +207,21 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.written(result, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        // Over TLS this is where what was written may leave.
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        self.written(result, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -16,6 +16,7 @@ mod deadlines;
 mod framing;
 mod pooling;
 mod retry;
+mod tls;
 mod tunnel;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -98,6 +99,7 @@ fn options(address: SocketAddr) -> UpstreamOptions {
     UpstreamOptions {
         host: address.ip().to_string(),
         port: address.port(),
+        tls: None,
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(60),
         max_connections: 64,

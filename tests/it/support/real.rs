@@ -11,6 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
+use super::pki::{Authority, Identity};
 use super::process::Process;
 use super::{eventually, local, unused_port};
 
@@ -51,11 +52,37 @@ impl Framework {
 impl RealShop {
     /// Starts the shop on a free port and waits until it takes connections.
     pub(crate) async fn start(framework: Framework) -> Self {
+        Self::start_with(framework, &[]).await
+    }
+
+    /// A shop on Flask that speaks TLS with this identity. It asks its clients for a certificate of `clients`, if given.
+    pub(crate) async fn start_secured(identity: &Identity, clients: Option<&Authority>) -> Self {
+        let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+        let mut arguments = vec![
+            "--certfile".into(),
+            path(&identity.cert),
+            "--keyfile".into(),
+            path(&identity.key),
+        ];
+        if let Some(authority) = clients {
+            // 2: ssl.CERT_REQUIRED.
+            arguments.extend([
+                "--ca-certs".into(),
+                path(&authority.file()),
+                "--cert-reqs".into(),
+                "2".into(),
+            ]);
+        }
+        Self::start_with(Framework::Flask, &arguments).await
+    }
+
+    async fn start_with(framework: Framework, arguments: &[String]) -> Self {
         // The port is free when it is looked for, not surely when it is used: another one is tried then.
         for _ in 0..5 {
             let dir = tempfile::tempdir().expect("a temporary directory");
             let address = local(unused_port());
-            let (command, install) = command(framework, address, dir.path());
+            let (mut command, install) = command(framework, address, dir.path());
+            command.args(arguments);
             let mut process = Process::start(&format!("{framework:?}"), command, dir.path(), install);
             let mut ended = false;
             eventually(

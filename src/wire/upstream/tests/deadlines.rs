@@ -306,7 +306,8 @@ async fn a_socket_keeps_a_failed_write_back_until_its_reader_has_found_the_end()
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (stream, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
     let link = Arc::new(socket::Link::new(stats::Open::new(&Arc::default())));
-    let mut socket = socket::Socket::new(stream.unwrap(), Arc::clone(&link));
+    let stream = stream::Stream::Clear(stream::Wire::new(stream.unwrap(), Arc::clone(&link)));
+    let mut socket = socket::Socket::new(stream, Arc::clone(&link));
     reset(BufReader::new(accepted.unwrap().0));
 
     let (waker, wakes) = counting_waker();

@@ -56,7 +56,7 @@ async fn serve(
 }
 
 /// Switches, says hello at once, then says back what it hears, and at the end how much that was.
-async fn echo() -> SocketAddr {
+pub(super) async fn echo() -> SocketAddr {
     backend(|mut peer, _| async move {
         let head = read_head(&mut peer).await.unwrap();
         assert!(head.contains("\r\nConnection: Upgrade\r\n"), "{head}");
@@ -90,6 +90,11 @@ async fn after_a_101_bytes_go_both_ways_until_both_sides_have_ended() {
         max_connections: 1,
         ..options(echo().await)
     });
+    is_joined_both_ways(upstream).await;
+}
+
+/// A client and the backend of [`echo`] talk until both have said all.
+pub(super) async fn is_joined_both_ways(upstream: Upstream) {
     let (mut client, mut ends) = front(upstream.clone(), CancellationToken::new()).await;
     client.write_all(ASK).await.unwrap();
     let head = read_head(&mut client).await.unwrap();

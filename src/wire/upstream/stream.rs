@@ -1,0 +1,170 @@
+//! The bytes to and from the backend, in clear or over TLS, counted where they leave this process.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::socket::Link;
+
+/// The TCP connection. It notes in the [`Link`] what the kernel has taken: over TLS that is what counts, as bytes that
+/// were sealed and not sent are known to nobody (F4).
+#[derive(Debug)]
+pub(super) struct Wire {
+    tcp: TcpStream,
+    link: Arc<Link>,
+}
+
+impl Wire {
+    pub(super) const fn new(tcp: TcpStream, link: Arc<Link>) -> Self {
+        Self { tcp, link }
+    }
+
+    fn written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = &result {
+            self.link.wrote(*count);
+        }
+        result
+    }
+}
+
+/// Reads what the kernel has, without asking the runtime whether there is anything.
+struct Kernel<'a>(&'a TcpStream);
+
+impl io::Read for Kernel<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let socket = SockRef::from(self.0);
+        io::Read::read(&mut &*socket, buf)
+    }
+}
+
+/// What a [`super::socket::Socket`] reads and writes.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Clear(Wire),
+    Tls(Box<TlsStream<Wire>>),
+}
+
+impl Stream {
+    /// Reads what the kernel has at this moment, whatever the runtime was told: at most one byte in clear. Pending
+    /// leaves nobody to be woken: it is for after a read that did so.
+    pub(super) fn ask_kernel(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = match self {
+            Self::Clear(wire) => {
+                let mut byte = [0_u8; 1];
+                io::Read::read(&mut Kernel(&wire.tcp), &mut byte).map(|count| {
+                    buf.put_slice(byte.get(..count).unwrap_or_default());
+                    true
+                })
+            }
+            Self::Tls(tls) => {
+                let (wire, session) = tls.get_mut();
+                session.read_tls(&mut Kernel(&wire.tcp)).and_then(|count| {
+                    let state = session
+                        .process_new_packets()
+                        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                    // Session tickets and the like are nothing that was asked for.
+                    Ok(count == 0 || state.peer_has_closed() || state.plaintext_bytes_to_read() > 0)
+                })
+            }
+        };
+        match (read, self) {
+            (Ok(true), Self::Clear(_)) => Poll::Ready(Ok(())),
+            (Ok(true), Self::Tls(tls)) => Pin::new(tls.as_mut()).poll_read(cx, buf),
+            (Ok(false), _) => Poll::Pending,
+            (Err(error), _) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Poll::Pending
+            }
+            (Err(error), _) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.tcp).poll_write(cx, buf);
+        self.written(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
+        self.written(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Clear(wire) => Pin::new(wire).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Clear(wire) => Pin::new(wire).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Clear(wire) => Pin::new(wire).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Clear(wire) => wire.is_write_vectored(),
+            Self::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Clear(wire) => Pin::new(wire).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Clear(wire) => Pin::new(wire).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
