@@ -5,6 +5,7 @@
 
 mod admin;
 mod announce;
+mod certificate;
 mod parts;
 mod probes;
 mod sealing;
@@ -40,6 +41,7 @@ use crate::wire::headers;
 use crate::wire::server::{self, Edge, EdgeStats};
 use crate::wire::upstream::Upstream;
 
+pub use certificate::server_tls;
 pub use parts::{open_store, upstream};
 
 use traffic::Traffic;
@@ -77,6 +79,7 @@ struct Running {
     pending: Arc<Pending>,
     readiness: Arc<Readiness>,
     probes: probes::Probes,
+    certificate: Option<certificate::Watch>,
     service_manager: Option<ServiceManager>,
     /// How long requests, and what they changed, have at shutdown once nothing is accepted any more.
     drain_timeout: Duration,
@@ -101,6 +104,8 @@ impl App {
     /// When an address is taken, or the store cannot be opened. A Redis or a backend that does not answer is no error:
     /// the bridge starts unready and waits for it.
     pub async fn bind(config: &Config) -> Result<Self, StartError> {
+        let tls = config.server.tls.as_ref().map(server_tls).transpose()?;
+        let certificate = tls.clone().zip(config.server.tls.as_ref());
         let traffic = listen(config.server.listen, "server.listen").await?;
         let operators = listen(config.ops.listen, "ops.listen").await?;
         let addresses = Addresses {
@@ -116,7 +121,7 @@ impl App {
         let upstream = upstream(&config.upstream)?;
         let (readiness, probes) = probes::build(config, Arc::clone(&clock), Arc::clone(&sessions), upstream.clone());
         let shutdown = Shutdown::new(config.server.drain_delay, config.server.drain_timeout);
-        let edge = parts::edge(config, shutdown.drain(), Arc::clone(&clock), Arc::clone(&metrics));
+        let edge = parts::edge(config, tls, shutdown.drain(), Arc::clone(&clock), Arc::clone(&metrics));
         read_sources(&metrics, &edge.stats, &upstream, &pending, &readiness);
         read_store(&metrics, &store);
 
@@ -146,6 +151,7 @@ impl App {
                 pending,
                 readiness,
                 probes,
+                certificate: certificate.map(|(server, files)| certificate::Watch::new(server, files)),
                 service_manager: None,
                 drain_timeout: config.server.drain_timeout,
             },
@@ -179,6 +185,7 @@ impl App {
             pending,
             readiness,
             probes,
+            certificate,
             service_manager,
             drain_timeout,
         } = self.running;
@@ -186,6 +193,7 @@ impl App {
 
         let operators = tokio::spawn(async move { axum::serve(self.operators, self.ops).await });
         let probing = tokio::spawn(probes.run());
+        let watching = certificate.map(|watch| tokio::spawn(watch.run()));
         let stop = CancellationToken::new();
         let retrying = tokio::spawn({
             let (pending, stop) = (Arc::clone(&pending), stop.clone());
@@ -201,6 +209,9 @@ impl App {
 
         let mut ended = self.shutdown.run(|| stats.load()).await;
         probing.abort();
+        if let Some(watching) = watching {
+            watching.abort();
+        }
         stop.cancel();
         let left = || {
             let spent = drain.closing_since().map_or(drain_timeout, |at| at.elapsed());
@@ -321,8 +332,12 @@ fn read_sources(
     pending: &Arc<Pending>,
     readiness: &Arc<Readiness>,
 ) {
-    let edge = Arc::clone(edge);
-    metrics.read_from(Source::ClientConnections, move || edge.open.load(Ordering::Relaxed));
+    let stats = Arc::clone(edge);
+    metrics.read_from(Source::ClientConnections, move || stats.open.load(Ordering::Relaxed));
+    let stats = Arc::clone(edge);
+    metrics.read_from(Source::ClientTlsFailures, move || {
+        stats.tls_failed.load(Ordering::Relaxed)
+    });
     let stats = upstream.clone();
     metrics.read_from(Source::UpstreamConnections, move || {
         u64::try_from(stats.stats().open).unwrap_or(u64::MAX)

@@ -32,7 +32,7 @@ pub use sealing::{KeyFile, Sealing};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
     Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing,
-    OnStoreError, OnUnreadable, Ops, Route, RouteSession, Server, Session, Store, Upstream,
+    OnStoreError, OnUnreadable, Ops, PemFile, Route, RouteSession, Server, ServerTls, Session, Store, Upstream,
 };
 pub use url::{Address, RedisTopology, RedisUrl, StoreUrl, UpstreamUrl};
 

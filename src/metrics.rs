@@ -28,6 +28,7 @@
 //! | `session_bridge_store_operations_total` | counter | `op`, `result` | calls of the store, see [`StoreOp`] and [`StoreResult`] |
 //! | `session_bridge_store_operation_duration_seconds` | histogram | `op` | how long they took, failed ones too |
 //! | `session_bridge_client_connections` | gauge | | open connections of clients |
+//! | `session_bridge_client_tls_failures_total` | counter | | connections on which a client did not get through the handshake of TLS |
 //! | `session_bridge_upstream_connections` | gauge | | open connections to the backend, idle ones too |
 //! | `session_bridge_upstream_connects_total` | counter | | connections opened to the backend |
 //! | `session_bridge_upstream_reuses_total` | counter | | requests sent over a connection that was open already |
@@ -95,6 +96,8 @@ pub struct Metrics {
 pub enum Source {
     /// Open connections of clients.
     ClientConnections,
+    /// Connections so far on which a client did not get through the handshake of TLS.
+    ClientTlsFailures,
     /// Open connections to the backend.
     UpstreamConnections,
     /// Connections opened to the backend so far.
@@ -348,6 +351,7 @@ type Read = OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>;
 #[derive(Default)]
 struct Sources {
     client_connections: Read,
+    client_tls_failures: Read,
     upstream_connections: Read,
     upstream_connects: Read,
     upstream_reuses: Read,
@@ -389,7 +393,12 @@ impl Sources {
         ),
         (Source::Ready, "ready", "Whether this replica is ready"),
     ];
-    const COUNTERS: [(Source, &'static str, &'static str); 5] = [
+    const COUNTERS: [(Source, &'static str, &'static str); 6] = [
+        (
+            Source::ClientTlsFailures,
+            "client_tls_failures",
+            "Connections on which a client did not get through the handshake of TLS",
+        ),
         (
             Source::UpstreamConnects,
             "upstream_connects",
@@ -416,6 +425,7 @@ impl Sources {
     const fn slot(&self, source: Source) -> &Read {
         match source {
             Source::ClientConnections => &self.client_connections,
+            Source::ClientTlsFailures => &self.client_tls_failures,
             Source::UpstreamConnections => &self.upstream_connections,
             Source::UpstreamConnects => &self.upstream_connects,
             Source::UpstreamReuses => &self.upstream_reuses,

@@ -3,6 +3,8 @@
 //! Versions 1.2 and 1.3, by aws-lc. The provider is named wherever a configuration is built, so that nothing depends
 //! on a default of the whole process.
 
+mod server;
+
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -15,6 +17,8 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+pub use server::Server;
 
 /// What cannot be used of the PEM texts given, named as the configuration names them: `ca`, `cert`, `key`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -173,7 +173,13 @@ pub(super) fn sessions(
 }
 
 /// The edge, its refusals rendered by the bridge's one table.
-pub(super) fn edge(config: &Config, drain: Drain, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Edge {
+pub(super) fn edge(
+    config: &Config,
+    tls: Option<tls::Server>,
+    drain: Drain,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+) -> Edge {
     let server = &config.server;
     Edge {
         options: ServerOptions {
@@ -183,6 +189,7 @@ pub(super) fn edge(config: &Config, drain: Drain, clock: Arc<dyn Clock>, metrics
             keep_alive_timeout: server.keep_alive_timeout,
             stall_timeout: STALL_TIMEOUT,
         },
+        tls,
         render: Arc::new(move |cause| {
             let refusal = match cause {
                 EdgeRefusal::BadRequest(reason) => Refusal::BadRequest { reason },

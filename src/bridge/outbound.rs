@@ -11,6 +11,7 @@ use http_body_util::BodyExt as _;
 
 use super::X_REQUEST_ID;
 use crate::wire::headers::{self, Hop, TrustedProxies};
+use crate::wire::server::Secure;
 use crate::wire::upgrade;
 
 /// Its predecessor (RFC 2965).
@@ -59,6 +60,7 @@ impl Outbound {
     ) -> Request<Body> {
         let protocol = upgrade::requested(&head.method, head.version, &head.headers);
         let host = head.headers.get(HOST).cloned();
+        let secure = head.extensions.get::<Secure>().is_some();
         let fields = &mut head.headers;
         headers::strip_request(fields);
         if let Some(protocol) = protocol {
@@ -68,7 +70,7 @@ impl Outbound {
             fields,
             &Hop {
                 peer: peer.ip(),
-                secure: false,
+                secure,
                 host: host.as_ref(),
             },
             &self.trusted,

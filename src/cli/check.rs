@@ -36,7 +36,11 @@ pub async fn run(arguments: ConfigArgs) -> ExitCode {
     report("configuration", &Ok("valid".to_owned()));
     let store = report(&format!("store {}", config.store.url), &store(&config.store).await);
     let upstream = report(&format!("upstream {}", config.upstream.url), &upstream(&config).await);
-    if store && upstream {
+    let tls = config.server.tls.as_ref().is_none_or(|tls| {
+        let usable = app::server_tls(tls).map(|_| "can be shown to clients".to_owned());
+        report("certificate server.tls", &usable.map_err(text))
+    });
+    if store && upstream && tls {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(EXIT_FAILED)

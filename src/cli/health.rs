@@ -62,6 +62,16 @@ pub(super) fn operators_url(mut listen: SocketAddr) -> String {
 
 /// `Ok` after a 200, else why not.
 async fn ask(url: &str, timeout: Duration) -> Result<(), String> {
+    if url
+        .get(..8)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
+    {
+        return Err(
+            "no certificate is checked here, so https:// is not asked: the operators' listener answers \
+                    /readyz without TLS"
+                .to_owned(),
+        );
+    }
     let client = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())

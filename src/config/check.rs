@@ -26,6 +26,7 @@ pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
         );
     }
     keys(reader, tree);
+    server_tls(reader, tree);
     if let Some((one, other)) = same_twice(&parts.store.encryption_key_files) {
         let message = match other {
             Sealing::Clear => "\"clear\" is listed twice".to_owned(),
@@ -66,6 +67,21 @@ fn keys(reader: &mut Reader, tree: &Table) {
     if has("api_keys") && has("api_keys_file") {
         let message = "api_keys and api_keys_file are both set: keep all keys in one place";
         reader.contradiction(tree, &["access.api_keys_file", "access.api_keys"], message);
+    }
+}
+
+/// By what is written, since a file that cannot be read is told already.
+fn server_tls(reader: &mut Reader, tree: &Table) {
+    let Some(Value::Table(tls)) = value(tree, "server", "tls").map(|node| &node.value) else {
+        return;
+    };
+    let names = |key: &str| {
+        tls.get(key)
+            .is_some_and(|entry| entry.node.text().is_ok_and(|path| !path.is_empty()))
+    };
+    if names("cert") != names("key") {
+        let message = "cert and key belong together: both or neither";
+        reader.contradiction(tree, &["server.tls.cert", "server.tls.key"], message);
     }
 }
 

@@ -11,13 +11,14 @@ use super::reader::{Reader, Section};
 use super::sealing::sealing;
 use super::sections::{
     Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing,
-    OnStoreError, OnUnreadable, Ops, Route, RouteSession, Server, Session, Store, Upstream,
+    OnStoreError, OnUnreadable, Ops, Route, RouteSession, Server, ServerTls, Session, Store, Upstream,
 };
 use super::url::{StoreUrl, store_url, upstream_url};
 use super::value::{
     api_key, api_keys_file, boolean, cookie_glob, cookie_name, count, csrf_header, duration, health_path,
-    install_id_header, json_pointer, key_prefix, listen, method, network, one_of, only_false, optional_duration,
-    optional_secret, origin, password_file, path_glob, pem_file, positive_duration, size, small_count, token_file,
+    install_id_header, json_pointer, key_prefix, lasting_pem_file, listen, method, network, one_of, only_false,
+    optional_duration, optional_secret, origin, password_file, path_glob, pem_file, positive_duration, size,
+    small_count, token_file,
 };
 use crate::session::glob::Glob;
 
@@ -74,7 +75,6 @@ const fn seconds(number: u64) -> Duration {
 }
 
 fn server(section: &mut Section<'_>) -> Server {
-    section.unavailable(&["tls"]);
     Server {
         listen: section.value("listen", listen, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))),
         health_path: section.value("health_path", health_path, Some("/healthz".to_owned())),
@@ -85,7 +85,15 @@ fn server(section: &mut Section<'_>) -> Server {
         drain_delay: section.value("drain_delay", duration, seconds(5)),
         drain_timeout: section.value("drain_timeout", duration, seconds(30)),
         trusted_proxies: section.list("trusted_proxies", network, Vec::new()),
+        tls: section.table("tls", server_tls),
     }
+}
+
+/// One without the other is told as a contradiction.
+fn server_tls(section: &mut Section<'_>) -> Option<ServerTls> {
+    let cert = section.value("cert", lasting_pem_file, None);
+    let key = section.value("key", lasting_pem_file, None);
+    Some(ServerTls { cert: cert?, key: key? })
 }
 
 fn access(section: &mut Section<'_>) -> Access {

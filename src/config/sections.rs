@@ -1,6 +1,7 @@
 //! The typed configuration, in the shape of the file. `config/session-bridge.toml` says what each key is for.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
@@ -32,6 +33,26 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// Whose `X-Forwarded-*` and `Forwarded` are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// What to show to clients over TLS; `None`: the listener speaks clear text.
+    pub tls: Option<ServerTls>,
+}
+
+/// `server.tls`: the certificate to show, with its chain, and its key.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// The certificate.
+    pub cert: PemFile,
+    /// The key of `cert`.
+    pub key: PemFile,
+}
+
+/// A PEM file that is read again when it changes.
+#[derive(Clone, Debug)]
+pub struct PemFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it held when the configuration was read.
+    pub content: Secret,
 }
 
 /// `[access]`: who may use the bridge at all.

@@ -447,6 +447,8 @@ const WRONG: &[(&str, &str)] = &[
     ("[store]\ntls = true", "bridge.toml:2: store.tls: is a table: write [store.tls]"),
     ("[store.tls]\ncertificate = \"\"", "bridge.toml:2: store.tls.certificate: unknown key; the keys of store.tls are ca, cert, key"),
     ("[store.tls]\nkeys = \"\"", "bridge.toml:2: store.tls.keys: unknown key; did you mean `key`?"),
+    ("[server]\ntls = { cert = \"/nowhere/c\", key = \"/nowhere/k\" }", "bridge.toml:2: server.tls.cert: cannot read the file: No such file or directory (os error 2)\nbridge.toml:2: server.tls.key: cannot read the file: No such file or directory (os error 2)"),
+    ("[server.tls]\nkey = \"Cargo.toml\"\ncert = \"\"", "bridge.toml:2: server.tls.key: the file must be PEM: a text with -----BEGIN … in it"),
     ("store.wait_replicas = 256", "bridge.toml:1: store.wait_replicas: must be from 0 to 255"),
     // Files and keys.
     ("access.api_keys = [\"a b\"]", "bridge.toml:1: access.api_keys: a key is not empty and has visible ASCII characters only, no space: a client could not send it"),
@@ -479,7 +481,6 @@ const WRONG: &[(&str, &str)] = &[
     ("session.csrf = { cookie = \"c\", header = \"Cookie\" }", "bridge.toml:1: session.csrf.header: this header field has a meaning of its own in HTTP; it cannot carry a token"),
     ("session.csrf = { origin = \"https://h/\" }", "bridge.toml:1: session.csrf.origin: expected an origin: scheme, host and, where it is not the usual one, port: \"https://shop.example\""),
     // Not in this version.
-    ("server.tls = { cert = \"\", key = \"\" }", "bridge.toml:1: server.tls is not available in this version"),
     ("[near_cache]\nenabled = false", "bridge.toml:1: near_cache is not available in this version"),
     ("[limits]\nnew_sessions = \"\"", "bridge.toml:1: limits is not available in this version"),
     ("[session]\nbind = { client_address = \"off\" }", "bridge.toml:2: session.bind is not available in this version"),
@@ -598,9 +599,9 @@ fn an_error_of_the_environment_names_the_variable() {
             "session.cookies: starts with [ but is neither a TOML nor a JSON array".to_owned(),
         ),
         (
-            "SERVER__TLS__CERT",
+            "LIMITS__NEW_SESSIONS",
             "",
-            "server.tls.cert is not available in this version".to_owned(),
+            "limits.new_sessions is not available in this version".to_owned(),
         ),
         (
             "NEAR_CACHE__ENABLED",

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Uri};
@@ -10,7 +11,7 @@ use ipnet::IpNet;
 use super::document::{Node, Value, list_from_text};
 use super::reader::{Fault, nearest};
 use super::secret::Secret;
-use super::sections::JsonPointer;
+use super::sections::{JsonPointer, PemFile};
 use crate::session::glob::Glob;
 
 /// No time may be longer: adding it to any moment must stay possible.
@@ -441,6 +442,12 @@ pub(super) fn pem_file(node: &Node) -> Result<Option<Secret>, Fault> {
         }
         content => Ok(content),
     }
+}
+
+/// The same, of a file that is read again later.
+pub(super) fn lasting_pem_file(node: &Node) -> Result<Option<PemFile>, Fault> {
+    let path = PathBuf::from(node.text()?);
+    Ok(pem_file(node)?.map(|content| PemFile { path, content }))
 }
 
 /// A text that is not to be shown, or `""` for none.

@@ -17,7 +17,7 @@
 //!
 //! # Deadlines
 //!
-//! Three, told apart: a silent peer between requests is left without a word ([`ServerOptions::keep_alive_timeout`]), a
+//! A handshake of TLS has to be done within [`ServerOptions::header_timeout`]. Behind it there are three, told apart: a silent peer between requests is left without a word ([`ServerOptions::keep_alive_timeout`]), a
 //! head that has begun and does not end gets `408` ([`ServerOptions::header_timeout`]), and so does a body that stalls
 //! ([`ServerOptions::stall_timeout`], which also ends a peer that takes no response bytes).
 //!
@@ -31,6 +31,7 @@
 //! is forced are dropped.
 
 mod accept;
+mod begin;
 mod connection;
 mod exchange;
 mod guard;
@@ -50,6 +51,7 @@ use tokio::net::TcpListener;
 
 use crate::lifecycle::{Drain, Load};
 use crate::session::clock::Clock;
+use crate::tls;
 
 pub use accept::OVERLOAD_REFUSALS;
 pub use guard::CLOSING_GRACE;
@@ -59,6 +61,10 @@ pub use refusal::{EdgeRefusal, RenderRefusal};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddr(pub SocketAddr);
 
+/// An extension of every request that came over TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Secure;
+
 /// The limits of the traffic listener.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
@@ -66,7 +72,7 @@ pub struct ServerOptions {
     pub max_connections: usize,
     /// The most bytes of a request head, its empty line included.
     pub max_header_size: usize,
-    /// From the first byte of a request head to its last.
+    /// From the first byte of a request head to its last; and for the handshake of TLS, from its acceptance.
     pub header_timeout: Duration,
     /// How long a connection may be silent before its first request, and between two.
     pub keep_alive_timeout: Duration,
@@ -96,6 +102,8 @@ pub struct EdgeStats {
     pub request_timeout: AtomicU64,
     /// Connections refused for being too many.
     pub overloaded: AtomicU64,
+    /// Connections on which the handshake of TLS failed.
+    pub tls_failed: AtomicU64,
 }
 
 impl EdgeStats {
@@ -115,6 +123,8 @@ impl EdgeStats {
 pub struct Edge {
     /// The limits.
     pub options: ServerOptions,
+    /// What to show to clients; `None`: clear text.
+    pub tls: Option<tls::Server>,
     /// Turns a refusal into the response that the client gets.
     pub render: RenderRefusal,
     /// When to stop.
@@ -155,7 +165,7 @@ impl<S> EdgeService for S where
 {
 }
 
-/// Serves HTTP/1.1 in clear text on `listener` until the shutdown is closing, then closes the listener and returns.
+/// Serves HTTP/1.1 on `listener`, over TLS or in clear text, until the shutdown is closing, then closes the listener and returns.
 /// The connections go on in tasks that the [`Drain`] waits for.
 ///
 /// No error ends it: a failing `accept` is logged and tried again after a pause.

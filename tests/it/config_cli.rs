@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::support::bridge::{Bridge, session_bridge};
 use crate::support::client::Call;
+use crate::support::pki::Authority;
 use crate::support::process::Process;
 use crate::support::redis::RedisServer;
 use crate::support::shop::Shop;
@@ -291,4 +292,50 @@ async fn check_tells_what_the_user_at_redis_may_not_do_and_leaves_nothing_for_lo
         "{}",
         unreplicated.stdout
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_looks_at_the_certificate_and_health_asks_a_bridge_with_one_in_clear() {
+    let (shop, authority) = (Shop::start().await, Authority::new("ours"));
+    let (one, other) = (authority.issue(&["a.test"]), authority.issue(&["b.test"]));
+    let config = |key: &std::path::Path, ops: &str| {
+        format!(
+            "upstream.url = \"{}\"\nstore.url = \"memory:\"\nops.listen = \"{ops}\"\n\
+             [server]\nlisten = \"127.0.0.1:0\"\ntls = {{ cert = {:?}, key = {key:?} }}\n",
+            shop.url(),
+            one.cert
+        )
+    };
+    let good = run(&["check"], Some(&config(&one.key, "127.0.0.1:0")), &[]).await;
+    assert_eq!(good.code, 0, "{}", good.stdout);
+    assert!(
+        good.stdout.contains("ok      certificate server.tls"),
+        "{}",
+        good.stdout
+    );
+    let bad = config(&other.key, "127.0.0.1:0");
+    let said = "server.tls.key: is not the key of the certificate in cert";
+    let checked = run(&["check"], Some(&bad), &[]).await;
+    assert_eq!(checked.code, 1, "{}", checked.stdout);
+    assert!(checked.stdout.contains(said), "{}", checked.stdout);
+    let served = run(&["serve"], Some(&bad), &[]).await;
+    assert_eq!(served.code, 1, "{}", served.stdout);
+    assert!(
+        format!("{}{}", served.stdout, served.stderr).contains(said),
+        "{}",
+        served.stdout
+    );
+
+    let path = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
+    let bridge = Bridge::before(&shop.url())
+        .set("server.tls.cert", path(&one.cert))
+        .set("server.tls.key", path(&one.key))
+        .start()
+        .await;
+    let health = run(&["health"], Some(&config(&one.key, &bridge.ops.to_string())), &[]).await;
+    assert_eq!(health.code, 0, "{}", health.stderr);
+    let url = format!("https://{}/healthz", bridge.traffic);
+    let by_tls = run(&["health", "--url", &url], None, &[]).await;
+    assert_eq!(by_tls.code, 1);
+    by_tls.assert_says(&["the operators' listener"]);
 }

@@ -18,6 +18,7 @@ mod chaos;
 mod commit;
 mod config_cli;
 mod demo;
+mod edge;
 mod failures;
 mod figures;
 mod gate;

@@ -13,9 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::connection;
 use super::guard::Place;
-use super::{Edge, EdgeService};
+use super::{Edge, EdgeService, begin, connection};
 
 /// How many connections beyond the limit are told so at the same time. While there are that many, none is accepted.
 pub const OVERLOAD_REFUSALS: usize = 256;
@@ -121,13 +120,13 @@ impl<S: EdgeService> Server<S> {
                 let place = Place::take(server.edge.clone(), slot);
                 self.edge.drain.spawn(async move {
                     let (service, edge) = (server.service.clone(), server.edge.clone());
-                    connection::run(io, peer, &server.http1, service, place, edge).await;
+                    begin::serve(io, peer, &server.http1, service, place, edge).await;
                 });
             }
             Some(Seat::Refused(slot)) => {
                 self.edge.drain.spawn(async move {
                     tokio::select! {
-                        () = connection::refuse(io, &server.edge) => {}
+                        () = begin::refuse(io, &server.edge) => {}
                         () = server.edge.drain.forced() => {}
                     }
                     drop(slot);

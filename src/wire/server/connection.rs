@@ -1,7 +1,6 @@
 //! One connection, from its acceptance to its end.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -15,11 +14,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
+use super::begin::Peer;
 use super::exchange::{Exchange, Progress, TrackedBody};
 use super::guard::{Guard, Place};
 use super::lent::Lent;
 use super::refusal::encode;
-use super::{ClientAddr, Edge, EdgeRefusal, EdgeService, linger};
+use super::{Edge, EdgeRefusal, EdgeService, linger};
 use crate::lifecycle::{Drain, Stage};
 use crate::wire::strict::MAX_FIELDS;
 
@@ -42,14 +42,8 @@ pub(super) fn protocol(edge: &Edge) -> http1::Builder {
 }
 
 /// Serves requests until the connection closes, is upgraded, or has to be dropped.
-pub(super) async fn run<IO, S>(
-    io: IO,
-    peer: SocketAddr,
-    http1: &http1::Builder,
-    service: S,
-    place: Place,
-    edge: Arc<Edge>,
-) where
+pub(super) async fn run<IO, S>(io: IO, peer: Peer, http1: &http1::Builder, service: S, place: Place, edge: Arc<Edge>)
+where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: EdgeService,
 {
@@ -59,7 +53,7 @@ pub(super) async fn run<IO, S>(
     let service = {
         let exchange = exchange.clone();
         service_fn(move |mut request| {
-            request.extensions_mut().insert(ClientAddr(peer));
+            peer.introduce(request.extensions_mut());
             respond(service.call(request), exchange.clone(), edge.clone())
         })
     };
@@ -158,7 +152,7 @@ where
 }
 
 /// Answers a connection that is one too many, once it has asked something, and closes it.
-pub(super) async fn refuse<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO, edge: &Edge) {
+pub(super) async fn refuse<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, edge: &Edge) {
     EdgeRefusal::Overloaded.count(&edge.stats);
     let mut first = [0; 1];
     let asked = tokio::time::timeout(FIRST_BYTES, io.read(&mut first)).await;
@@ -166,5 +160,5 @@ pub(super) async fn refuse<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO, edge:
         return;
     }
     let wire = encode(&(edge.render)(EdgeRefusal::Overloaded), edge.clock.now());
-    linger::close(&mut io, &wire).await;
+    linger::close(io, &wire).await;
 }

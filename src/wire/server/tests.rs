@@ -151,6 +151,7 @@ async fn bench_with_delay(options: ServerOptions, delay: Duration) -> Bench {
     let (seen, stats) = (Arc::new(Seen::default()), Arc::new(EdgeStats::default()));
     let edge = Edge {
         options,
+        tls: None,
         render: Arc::new(render),
         drain: shutdown.drain(),
         clock: Arc::new(SystemClock),
@@ -254,6 +255,7 @@ async fn an_axum_router_is_served() {
     let router = axum::Router::new().route("/", axum::routing::get(|| async { "routed" }));
     let edge = Edge {
         options: options(),
+        tls: None,
         render: Arc::new(render),
         drain: Drain::new(),
         clock: Arc::new(SystemClock),

@@ -1,0 +1,3 @@
+//! How connections of clients begin, and what is spoken on them.
+
+mod tls;
