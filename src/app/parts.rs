@@ -138,6 +138,7 @@ pub fn upstream(upstream: &config::Upstream) -> Result<Upstream, StartError> {
         tls: tls.transpose()?,
         connect_timeout: upstream.connect_timeout,
         idle_timeout: upstream.idle_timeout,
+        max_age: upstream.max_age,
         max_connections: upstream.max_connections,
     }))
 }

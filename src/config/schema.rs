@@ -127,9 +127,10 @@ fn upstream(section: &mut Section<'_>, needed: bool) -> Option<Upstream> {
         section.value("connect_timeout", positive_duration, seconds(2)),
         section.value("response_timeout", positive_duration, seconds(30)),
         section.value("idle_timeout", duration, Duration::from_millis(1500)),
+        section.value("max_age", optional_duration, Some(seconds(600))),
         section.value("max_connections", count(1..=100_000), 512),
     );
-    let (tls, preserve_host, connect_timeout, response_timeout, idle_timeout, max_connections) = rest;
+    let (tls, preserve_host, connect_timeout, response_timeout, idle_timeout, max_age, max_connections) = rest;
     Some(Upstream {
         url: url?,
         tls,
@@ -137,6 +138,7 @@ fn upstream(section: &mut Section<'_>, needed: bool) -> Option<Upstream> {
         connect_timeout,
         response_timeout,
         idle_timeout,
+        max_age,
         max_connections,
     })
 }

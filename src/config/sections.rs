@@ -86,6 +86,8 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// A connection unused for longer is not used again. Zero: none is used twice.
     pub idle_timeout: Duration,
+    /// A connection older than that is not used again.
+    pub max_age: Option<Duration>,
     /// How many connections are open at once at most.
     pub max_connections: usize,
 }

@@ -84,6 +84,9 @@ pub struct UpstreamOptions {
     pub connect_timeout: Duration,
     /// A connection that was unused for this long is not used again. To stay below the backend's own keep-alive.
     pub idle_timeout: Duration,
+    /// A connection that was opened this long ago is not used again: without it one that is always in use would stay with
+    /// an address that the name has long left. `None`: no limit.
+    pub max_age: Option<Duration>,
     /// The most connections that are open at once, idle and upgraded ones included. At least 1.
     pub max_connections: usize,
 }

@@ -89,7 +89,7 @@ impl Pool {
                 idle.clear();
                 return None;
             }
-            if !last.connection.sender.is_closed() {
+            if self.may_be_used_again(&last.connection) {
                 return Some(last.connection);
             }
         }
@@ -129,8 +129,13 @@ impl Pool {
         }
     }
 
+    fn may_be_used_again(&self, connection: &Connection) -> bool {
+        let is_young = |most| connection.link.age() < most;
+        !connection.sender.is_closed() && self.options.max_age.is_none_or(is_young)
+    }
+
     fn put(&self, connection: Connection) {
-        if !connection.sender.is_closed() {
+        if self.may_be_used_again(&connection) {
             self.idle().push(Idle {
                 connection,
                 since: Instant::now(),

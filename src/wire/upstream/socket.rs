@@ -45,6 +45,11 @@ impl Link {
         }
     }
 
+    /// How long ago the connection was opened.
+    pub(super) fn age(&self) -> Duration {
+        self.born.elapsed()
+    }
+
     /// Bytes written so far.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)

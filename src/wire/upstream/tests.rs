@@ -102,6 +102,7 @@ fn options(address: SocketAddr) -> UpstreamOptions {
         tls: None,
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(60),
+        max_age: None,
         max_connections: 64,
     }
 }

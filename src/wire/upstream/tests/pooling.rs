@@ -57,6 +57,23 @@ async fn a_connection_is_used_again_after_chunks_and_trailers_and_after_head() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_too_old_is_not_used_again_however_busy_it_is() {
+    let max_age = Duration::from_millis(200);
+    let upstream = Upstream::new(UpstreamOptions {
+        max_age: Some(max_age),
+        ..options(answering(OK).await)
+    });
+    let began = Instant::now();
+    while upstream.stats().connects < 3 {
+        assert!(began.elapsed() < PATIENCE, "the first connection is used for ever");
+        assert_eq!(text(upstream.send(get("/"), PATIENCE).await.unwrap()).await, "ok");
+    }
+    // Two have had their time.
+    assert!(began.elapsed() >= 2 * max_age, "{:?}", began.elapsed());
+    until("they are closed", || upstream.stats().open == 1).await;
+}
+
+#[tokio::test]
 async fn a_connection_that_the_backend_means_to_close_is_not_kept() {
     for response in [
         &b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"[..],
