@@ -35,14 +35,17 @@ use crate::lifecycle::{Drain, Ended, FORCED_GRACE, Shutdown, Trigger};
 use crate::metrics::{Metrics, Source};
 use crate::ops::{self, Ops, SessionAccess, health::Readiness};
 use crate::session::clock::{Clock, SystemClock};
+use crate::session::copies::Copies;
 use crate::session::credential::Credential;
+use crate::session::record::Snapshot;
 use crate::session::store::SessionStore;
+use crate::store::near_cache::{Listener, NearCache, NearCacheStats};
 use crate::wire::headers;
 use crate::wire::server::{self, Edge, EdgeStats};
 use crate::wire::upstream::Upstream;
 
 pub use certificate::server_tls;
-pub use parts::{open_store, upstream};
+pub use parts::{open_store, open_store_told, upstream};
 
 use traffic::Traffic;
 
@@ -114,9 +117,17 @@ impl App {
         };
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let store = open_store(&config.store, Arc::clone(&clock)).await?;
+        let near_cache = parts::near_cache(&config.near_cache);
+        let listener = near_cache.clone().map(|cache| cache as Arc<dyn Listener>);
+        let store = open_store_told(&config.store, Arc::clone(&clock), listener).await?;
         let metrics = parts::metrics();
-        let sessions = parts::sessions(config, Arc::clone(&store), Arc::clone(&clock), Arc::clone(&metrics));
+        let sessions = parts::sessions(
+            config,
+            Arc::clone(&store),
+            near_cache.clone().map(|cache| cache as Arc<dyn Copies>),
+            Arc::clone(&clock),
+            Arc::clone(&metrics),
+        );
         let pending = Pending::new(Arc::clone(&sessions), Arc::clone(&metrics));
         let upstream = upstream(&config.upstream)?;
         let (readiness, probes) = probes::build(config, Arc::clone(&clock), Arc::clone(&sessions), upstream.clone());
@@ -124,6 +135,9 @@ impl App {
         let edge = parts::edge(config, tls, shutdown.drain(), Arc::clone(&clock), Arc::clone(&metrics));
         read_sources(&metrics, &edge.stats, &upstream, &pending, &readiness);
         read_store(&metrics, &store);
+        if let Some(cache) = near_cache {
+            read_near_cache(&metrics, &cache);
+        }
 
         let bridge = Bridge::new(parts::bridge(
             config,
@@ -322,6 +336,20 @@ fn read_store(metrics: &Metrics, store: &Arc<dyn SessionStore>) {
     metrics.read_from(Source::StoreReconnects, move || counted.stats().reconnects);
     let counted = Arc::clone(store);
     metrics.read_from(Source::StoreUnreplicated, move || counted.stats().unreplicated);
+}
+
+/// The same for what the near cache counts.
+fn read_near_cache(metrics: &Metrics, cache: &Arc<NearCache<Arc<Snapshot>>>) {
+    let read = |source, count: fn(NearCacheStats) -> u64| {
+        let cache = Arc::clone(cache);
+        metrics.read_from(source, move || count(cache.stats()));
+    };
+    read(Source::NearCacheHits, |stats| stats.hits);
+    read(Source::NearCacheMisses, |stats| stats.misses);
+    read(Source::NearCacheOutageHits, |stats| stats.outage_hits);
+    read(Source::NearCacheInvalidations, |stats| stats.invalidations);
+    read(Source::NearCacheFlushes, |stats| stats.flushes);
+    read(Source::NearCacheArmed, |stats| stats.armed);
 }
 
 /// Lets the metrics read what the parts count themselves.

@@ -31,7 +31,7 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use sealing::{KeyFile, Sealing};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing,
+    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, NearCache, OnMissing,
     OnStoreError, OnUnreadable, Ops, PemFile, Route, RouteSession, Server, ServerTls, Session, Store, Upstream,
 };
 pub use url::{Address, RedisTopology, RedisUrl, StoreUrl, UpstreamUrl};
@@ -59,6 +59,8 @@ pub struct Config {
     pub session: Session,
     /// Where sessions are kept.
     pub store: Store,
+    /// Copies of them.
+    pub near_cache: NearCache,
     /// What is written to standard output.
     pub log: Log,
     /// What is different for some requests; the first that matches counts.
@@ -193,6 +195,7 @@ impl Config {
             install_id: parts.install_id,
             session: parts.session,
             store: parts.store,
+            near_cache: parts.near_cache,
             log: parts.log,
             routes: parts.routes.into_iter().flatten().collect(),
         })

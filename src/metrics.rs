@@ -35,6 +35,12 @@
 //! | `session_bridge_upstream_retries_total` | counter | | requests sent once more, as they provably never arrived |
 //! | `session_bridge_store_reconnects_total` | counter | | connections to Redis made in place of others |
 //! | `session_bridge_store_unreplicated_total` | counter | | changes that stand and that fewer replicas of Redis confirmed in time than `store.wait_replicas` |
+//! | `session_bridge_near_cache_hits_total` | counter | | requests whose session was known without asking Redis |
+//! | `session_bridge_near_cache_misses_total` | counter | | requests whose session was not |
+//! | `session_bridge_near_cache_outage_hits_total` | counter | | copies that sessions went on from while Redis could not be asked |
+//! | `session_bridge_near_cache_invalidations_total` | counter | | changes of sessions that Redis told |
+//! | `session_bridge_near_cache_flushes_total` | counter | | times that all copies were lost at once: a connection broke, or Redis was emptied |
+//! | `session_bridge_near_cache_armed` | gauge | | connections by which Redis tells of changes now; at 0 no copy is served |
 //! | `session_bridge_ready` | gauge | | 1 while this replica is ready, else 0 |
 //! | `session_bridge_build_info` | gauge | `version` | always 1 |
 
@@ -118,6 +124,18 @@ pub enum Source {
     StoreReconnects,
     /// Changes so far that fewer replicas of the store confirmed than was asked for.
     StoreUnreplicated,
+    /// Sessions known without asking so far.
+    NearCacheHits,
+    /// Sessions asked for so far, with the near cache on.
+    NearCacheMisses,
+    /// Copies used so far while the store could not be asked.
+    NearCacheOutageHits,
+    /// Changes told so far.
+    NearCacheInvalidations,
+    /// How often all copies were lost at once.
+    NearCacheFlushes,
+    /// Connections by which changes are told.
+    NearCacheArmed,
 }
 
 impl Metrics {
@@ -362,10 +380,16 @@ struct Sources {
     ready: Read,
     store_reconnects: Read,
     store_unreplicated: Read,
+    near_cache_hits: Read,
+    near_cache_misses: Read,
+    near_cache_outage_hits: Read,
+    near_cache_invalidations: Read,
+    near_cache_flushes: Read,
+    near_cache_armed: Read,
 }
 
 impl Sources {
-    const GAUGES: [(Source, &'static str, &'static str); 6] = [
+    const GAUGES: [(Source, &'static str, &'static str); 7] = [
         (
             Source::ClientConnections,
             "client_connections",
@@ -391,9 +415,14 @@ impl Sources {
             "commits_pending_age_seconds",
             "Age of the oldest change that waits to be stored",
         ),
+        (
+            Source::NearCacheArmed,
+            "near_cache_armed",
+            "Connections by which Redis tells of changes",
+        ),
         (Source::Ready, "ready", "Whether this replica is ready"),
     ];
-    const COUNTERS: [(Source, &'static str, &'static str); 6] = [
+    const COUNTERS: [(Source, &'static str, &'static str); 11] = [
         (
             Source::ClientTlsFailures,
             "client_tls_failures",
@@ -420,6 +449,31 @@ impl Sources {
             "store_unreplicated",
             "Changes that fewer replicas of the store confirmed than was asked for",
         ),
+        (
+            Source::NearCacheHits,
+            "near_cache_hits",
+            "Sessions known without asking Redis",
+        ),
+        (
+            Source::NearCacheMisses,
+            "near_cache_misses",
+            "Sessions that Redis was asked for",
+        ),
+        (
+            Source::NearCacheOutageHits,
+            "near_cache_outage_hits",
+            "Copies used while Redis could not be asked",
+        ),
+        (
+            Source::NearCacheInvalidations,
+            "near_cache_invalidations",
+            "Changes that Redis told",
+        ),
+        (
+            Source::NearCacheFlushes,
+            "near_cache_flushes",
+            "Times that all copies were lost at once",
+        ),
     ];
 
     const fn slot(&self, source: Source) -> &Read {
@@ -436,6 +490,12 @@ impl Sources {
             Source::Ready => &self.ready,
             Source::StoreReconnects => &self.store_reconnects,
             Source::StoreUnreplicated => &self.store_unreplicated,
+            Source::NearCacheHits => &self.near_cache_hits,
+            Source::NearCacheMisses => &self.near_cache_misses,
+            Source::NearCacheOutageHits => &self.near_cache_outage_hits,
+            Source::NearCacheInvalidations => &self.near_cache_invalidations,
+            Source::NearCacheFlushes => &self.near_cache_flushes,
+            Source::NearCacheArmed => &self.near_cache_armed,
         }
     }
 

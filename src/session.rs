@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod cookie;
+pub mod copies;
 pub mod credential;
 pub mod date;
 pub mod glob;

@@ -6,13 +6,15 @@
 //! | [`sql`] (SQLite) | nothing: one process | a restart, a kill, a power cut | one machine |
 //! | [`redis`] | all replicas | what Redis survives | two replicas and more |
 //!
-//! [`sealed`] is a layer over any of them.
+//! [`sealed`] is a layer over any of them. [`near_cache`] lies beside [`redis`]: copies in this process of what was read
+//! there.
 //!
 //! All of them implement [`SessionStore`](crate::session::store::SessionStore) and pass one conformance suite,
 //! `tests/it/stores/contract.rs`. The backends that decide in this process ([`memory`], [`sql`]) share the deciding
 //! itself (`slot`), so that they cannot differ; Redis decides in its scripts.
 
 pub mod memory;
+pub mod near_cache;
 pub mod redis;
 pub mod sealed;
 mod shards;

@@ -29,11 +29,13 @@ use crate::config::{
 use crate::lifecycle::Drain;
 use crate::metrics::Metrics;
 use crate::session::clock::Clock;
+use crate::session::copies::Copies;
 use crate::session::glob::Glob;
 use crate::session::install_id::Format;
-use crate::session::record::{CookiePolicy, Lifetime};
+use crate::session::record::{CookiePolicy, Lifetime, Snapshot};
 use crate::session::store::SessionStore;
 use crate::store::memory::MemoryStore;
+use crate::store::near_cache::{Listener, NearCache};
 use crate::store::redis::{Address, Login, RedisOptions, RedisStore, Servers};
 use crate::store::sql::SqliteStore;
 use crate::tls;
@@ -49,14 +51,36 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// # Errors
 /// When the file of an embedded store cannot be opened. A server that does not answer is no error.
 pub async fn open_store(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Arc<dyn SessionStore>, StartError> {
+    open_store_told(store, clock, None).await
+}
+
+/// The same, for one who keeps copies: `listener` is told of changes, by a store that can tell.
+///
+/// # Errors
+/// As [`open_store`].
+pub async fn open_store_told(
+    store: &config::Store,
+    clock: Arc<dyn Clock>,
+    listener: Option<Arc<dyn Listener>>,
+) -> Result<Arc<dyn SessionStore>, StartError> {
     sealing::over(
-        open_backend(store, clock).await?,
+        open_backend(store, clock, listener).await?,
         &store.encryption_key_files,
         store.accept_clear,
     )
 }
 
-async fn open_backend(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Arc<dyn SessionStore>, StartError> {
+/// The near cache, where it is on.
+pub(super) fn near_cache(options: &config::NearCache) -> Option<Arc<NearCache<Arc<Snapshot>>>> {
+    let cache = || Arc::new(NearCache::new(options.max_entries, options.max_age));
+    options.enabled.then(cache)
+}
+
+async fn open_backend(
+    store: &config::Store,
+    clock: Arc<dyn Clock>,
+    listener: Option<Arc<dyn Listener>>,
+) -> Result<Arc<dyn SessionStore>, StartError> {
     let failed = |error: &dyn std::fmt::Display| StartError(format!("store.url: {error}"));
     Ok(match &store.url {
         StoreUrl::Memory => Arc::new(MemoryStore::new(clock)),
@@ -65,7 +89,13 @@ async fn open_backend(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Ar
                 .await
                 .map_err(|error| failed(&error))?,
         ),
-        StoreUrl::Redis(url) => Arc::new(RedisStore::connect(redis(url, store)?, clock)),
+        StoreUrl::Redis(url) => {
+            let options = RedisOptions {
+                listener,
+                ..redis(url, store)?
+            };
+            Arc::new(RedisStore::connect(options, clock))
+        }
     })
 }
 
@@ -98,6 +128,7 @@ fn redis(url: &RedisUrl, store: &config::Store) -> Result<RedisOptions, StartErr
         timeout: store.timeout,
         key_prefix: store.key_prefix.clone(),
         wait_replicas: store.wait_replicas,
+        listener: None,
     })
 }
 
@@ -157,6 +188,7 @@ pub(super) const fn format(format: IdFormat) -> Format {
 pub(super) fn sessions(
     config: &Config,
     store: Arc<dyn SessionStore>,
+    copies: Option<Arc<dyn Copies>>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 ) -> Arc<Sessions> {
@@ -170,7 +202,8 @@ pub(super) fn sessions(
         config::OnUnreadable::Reject => OnUnreadable::Reject,
         config::OnUnreadable::Replace => OnUnreadable::Replace,
     };
-    Arc::new(Sessions::new(store, clock, metrics, policy, lifetime).on_unreadable(on_unreadable))
+    let sessions = Sessions::new(store, clock, metrics, policy, lifetime);
+    Arc::new(sessions.on_unreadable(on_unreadable).with_copies(copies))
 }
 
 /// The edge, its refusals rendered by the bridge's one table.

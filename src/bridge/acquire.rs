@@ -1,4 +1,4 @@
-//! Stage 2: the session of an installation, found, waited for, or to be started (rules S1 to S3, F2, F3).
+//! Stage 2: the session of an installation, found, waited for, or to be started (rules S1 to S3, F2, F3, N1, N4).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,9 +95,10 @@ impl Acquire {
     /// See [`AcquireError`].
     pub async fn acquire(&self, key: &Key, safe: bool) -> Result<Ready, AcquireError> {
         let until = Instant::now() + self.store_patience;
-        let looked = match within(until, self.look(key)).await? {
-            Look::Ready(ready) => return Ok(ready),
-            Look::Unsettled(looked) => looked,
+        let looked = match within(until, self.look(key)).await {
+            Ok(Look::Ready(ready)) => return Ok(ready),
+            Ok(Look::Unsettled(looked)) => looked,
+            Err(error) => return self.go_on(key, error),
         };
         let started = Instant::now();
         let outcome = tokio::time::timeout(self.create_wait, self.settle(key, safe, looked, until)).await;
@@ -122,6 +123,10 @@ impl Acquire {
             }
             // What the store holds is known to be out of date.
             self.pending.settle(key).await?;
+        } else if let Some(snapshot) = self.sessions.at_hand(key).await
+            && self.is_usable(Some(&snapshot))
+        {
+            return Ok(Look::Ready(self.ready(Some(snapshot), false)));
         }
         let at = Instant::now();
         let snapshot = self.sessions.load(key).await?;
@@ -131,6 +136,20 @@ impl Acquire {
         } else {
             Look::Unsettled(looked)
         })
+    }
+
+    /// With the last copy of a session, when the store was asked and is away (rule N4). Not when a change waits for the
+    /// store: that is newer, and said that there is none.
+    fn go_on(&self, key: &Key, error: StoreError) -> Result<Ready, AcquireError> {
+        let away = matches!(error, StoreError::Unavailable(_) | StoreError::Timeout);
+        if away
+            && !self.pending.waits(key)
+            && let Some(snapshot) = self.sessions.last_known(key)
+            && self.is_usable(Some(&snapshot))
+        {
+            return Ok(self.ready(Some(snapshot), false));
+        }
+        Err(error.into())
     }
 
     /// What this replica serves or the store holds by now.

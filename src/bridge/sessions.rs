@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::unreadable::{OnUnreadable, Watch};
 use crate::metrics::{Metrics, StoreOp, StoreResult};
 use crate::session::clock::{Clock, Timestamp};
+use crate::session::copies::{AtHand, Copies};
 use crate::session::record::{CookiePolicy, Lifetime, Record, Snapshot};
 use crate::session::removal::{REMEMBERED, Removal};
 use crate::session::store::{
@@ -18,6 +19,9 @@ use crate::session::store::{
 
 /// How often noting a removal may lose against other removals of the same installation.
 const MAX_REMEMBER: usize = 16;
+
+/// How long a request waits for what the store has told to be taken in: then it asks.
+const CATCH_UP: Duration = Duration::from_millis(50);
 
 /// What the stages that touch sessions share.
 pub struct Sessions {
@@ -29,6 +33,7 @@ pub struct Sessions {
     recovered: Notify,
     unreadable: Watch,
     on_unreadable: OnUnreadable,
+    copies: Option<Arc<dyn Copies>>,
     /// Which cookies matter.
     pub policy: CookiePolicy,
     /// How long records live.
@@ -61,6 +66,7 @@ impl Sessions {
             clock,
             unreadable: Watch::new(Arc::clone(&metrics)),
             on_unreadable: OnUnreadable::default(),
+            copies: None,
             metrics,
             failing: AtomicBool::new(false),
             recovered: Notify::new(),
@@ -73,6 +79,12 @@ impl Sessions {
     #[must_use]
     pub fn on_unreadable(self, on_unreadable: OnUnreadable) -> Self {
         Self { on_unreadable, ..self }
+    }
+
+    /// The same with copies of what is read, which the store keeps true.
+    #[must_use]
+    pub fn with_copies(self, copies: Option<Arc<dyn Copies>>) -> Self {
+        Self { copies, ..self }
     }
 
     /// The present moment.
@@ -109,6 +121,26 @@ impl Sessions {
         self.timed(StoreOp::Ping, self.store.ping()).await
     }
 
+    /// The record of `key`, where it is known in this process to be what the store holds. What decides about a change
+    /// does not go by it: it may be as old as news of a change are under way.
+    pub async fn at_hand(&self, key: &Key) -> Option<Arc<Snapshot>> {
+        let copies = self.copies.as_deref()?;
+        let until = tokio::time::Instant::now() + CATCH_UP;
+        loop {
+            match copies.at_hand(key) {
+                AtHand::True(snapshot) => return Some(snapshot),
+                AtHand::Nothing => return None,
+                AtHand::Unsure(promise) => tokio::time::timeout_at(until, promise.caught_up()).await.ok()?,
+            }
+        }
+    }
+
+    /// The record of `key` as it was known last, for when the store cannot be asked (rule N4).
+    #[must_use]
+    pub fn last_known(&self, key: &Key) -> Option<Arc<Snapshot>> {
+        self.copies.as_deref()?.last_known(key)
+    }
+
     /// The record of `key`.
     ///
     /// # Errors
@@ -125,8 +157,16 @@ impl Sessions {
     /// # Errors
     /// As [`Sessions::load`].
     pub async fn inspect(&self, key: &Key) -> Result<Option<Arc<Snapshot>>, StoreError> {
-        let stored = self.timed(StoreOp::Load, self.store.load(key)).await?;
-        Ok(stored.as_ref().map(Snapshot::read).transpose()?)
+        let Some(copies) = self.copies.as_deref() else {
+            let stored = self.timed(StoreOp::Load, self.store.load(key)).await?;
+            return Ok(stored.as_ref().map(Snapshot::read).transpose()?);
+        };
+        let (stored, pass) = self.timed(StoreOp::Load, self.store.load_to_keep(key)).await?;
+        let snapshot = stored.as_ref().map(Snapshot::read).transpose()?;
+        if let Some(pass) = pass {
+            copies.keep(key, &pass, snapshot.as_ref());
+        }
+        Ok(snapshot)
     }
 
     /// The record of `key` and the state of its lease.

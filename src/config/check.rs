@@ -46,6 +46,7 @@ pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
     csrf(reader, tree, parts);
     store(reader, tree, parts);
     upstream(reader, tree, parts);
+    near_cache(reader, tree, parts);
     routes(reader, tree, parts);
 }
 
@@ -166,6 +167,21 @@ fn store(reader: &mut Reader, tree: &Table, parts: &Parts) {
         contradiction(&["store.key_prefix", "store.url"], message);
     }
     password(store, url, contradiction);
+}
+
+/// An embedded store needs no copies, and one that does not tell of changes must not have any.
+fn near_cache(reader: &mut Reader, tree: &Table, parts: &Parts) {
+    if !parts.near_cache.enabled {
+        return;
+    }
+    let message = match &parts.store.url {
+        StoreUrl::Redis(url) if !url.is_cluster() => return,
+        StoreUrl::Redis(_) => "the near cache is not available for a Redis Cluster in this version",
+        StoreUrl::Memory | StoreUrl::Sqlite { .. } => {
+            "is for a store in Redis; the one that store.url names is in this process and needs no copies"
+        }
+    };
+    reader.contradiction(tree, &["near_cache.enabled", "store.url"], message);
 }
 
 fn password(store: &Store, url: &RedisUrl, mut contradiction: impl FnMut(&[&str], &str)) {

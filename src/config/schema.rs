@@ -10,7 +10,7 @@ use super::document::{Node, Table};
 use super::reader::{Reader, Section};
 use super::sealing::sealing;
 use super::sections::{
-    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, OnMissing,
+    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, NearCache, OnMissing,
     OnStoreError, OnUnreadable, Ops, Route, RouteSession, Server, ServerTls, Session, Store, Upstream,
 };
 use super::url::{StoreUrl, store_url, upstream_url};
@@ -23,7 +23,7 @@ use super::value::{
 use crate::session::glob::Glob;
 
 /// The tables of the configuration.
-pub(super) const TABLES: [&str; 9] = [
+pub(super) const TABLES: [&str; 10] = [
     "server",
     "access",
     "ops",
@@ -31,12 +31,13 @@ pub(super) const TABLES: [&str; 9] = [
     "install_id",
     "session",
     "store",
+    "near_cache",
     "log",
     "route",
 ];
 
 /// Known tables that this version does not have.
-const LATER: [&str; 2] = ["limits", "near_cache"];
+const LATER: [&str; 1] = ["limits"];
 
 /// Everything that was read. Without `upstream.url` there is no upstream.
 pub(super) struct Parts {
@@ -47,6 +48,7 @@ pub(super) struct Parts {
     pub(super) install_id: InstallId,
     pub(super) session: Session,
     pub(super) store: Store,
+    pub(super) near_cache: NearCache,
     pub(super) log: Log,
     pub(super) routes: Vec<Option<Route>>,
 }
@@ -62,6 +64,7 @@ pub(super) fn read(reader: &mut Reader, tree: &Table, needs_upstream: bool) -> P
         install_id: reader.section(tree, "install_id", install_id),
         session: reader.section(tree, "session", session),
         store: reader.section(tree, "store", store),
+        near_cache: reader.section(tree, "near_cache", near_cache),
         log: reader.section(tree, "log", log),
         routes: reader.tables(tree, "route", route),
     };
@@ -230,6 +233,14 @@ fn store(section: &mut Section<'_>) -> Store {
             ),
             OnUnreadable::Reject,
         ),
+    }
+}
+
+fn near_cache(section: &mut Section<'_>) -> NearCache {
+    NearCache {
+        enabled: section.value("enabled", boolean, false),
+        max_entries: section.value("max_entries", count(1..=100_000_000), 100_000),
+        max_age: section.value("max_age", positive_duration, seconds(60)),
     }
 }
 

@@ -182,6 +182,17 @@ pub struct ClientTls {
     pub key: Option<Secret>,
 }
 
+/// `[near_cache]`: copies in this process of sessions that are kept in Redis.
+#[derive(Clone, Copy, Debug)]
+pub struct NearCache {
+    /// Whether there are any. Only with a store that tells of changes.
+    pub enabled: bool,
+    /// How many there are at most.
+    pub max_entries: usize,
+    /// How old one may be.
+    pub max_age: Duration,
+}
+
 /// `[log]`: what is written to standard output.
 #[derive(Clone, Debug)]
 pub struct Log {

@@ -360,8 +360,8 @@ const WRONG: &[(&str, &str)] = &[
     ("[[route]]\npath = \"/\"\n\nsesion = \"off\"", "bridge.toml:4: route.sesion: unknown key; did you mean `session`?"),
     ("[server]\nidle_timeout = \"1d\"", "bridge.toml:2: server.idle_timeout: unknown key; did you mean `upstream.idle_timeout`?"),
     ("[log]\ncolour = true", "bridge.toml:2: log.colour: unknown key; the keys of log are format, level"),
-    ("[kafka]\nx = 1", "bridge.toml:1: kafka: unknown key; the tables are server, access, ops, upstream, install_id, session, store, log, route"),
-    ("\"a\\nb\" = 1", "bridge.toml:1: a\\nb: unknown key; the tables are server, access, ops, upstream, install_id, session, store, log, route"),
+    ("[kafka]\nx = 1", "bridge.toml:1: kafka: unknown key; the tables are server, access, ops, upstream, install_id, session, store, near_cache, log, route"),
+    ("\"a\\nb\" = 1", "bridge.toml:1: a\\nb: unknown key; the tables are server, access, ops, upstream, install_id, session, store, near_cache, log, route"),
     // Types.
     ("log = 1", "bridge.toml:1: log: is a table: write [log]"),
     ("[route]\npath = \"/\"", "bridge.toml:1: route: is a list of tables: write [[route]] before each"),
@@ -480,8 +480,12 @@ const WRONG: &[(&str, &str)] = &[
     ("session.csrf = { cookie = \"c*\", header = \"X-C\" }", "bridge.toml:1: session.csrf.cookie: this is one cookie, so its name has no * or ?"),
     ("session.csrf = { cookie = \"c\", header = \"Cookie\" }", "bridge.toml:1: session.csrf.header: this header field has a meaning of its own in HTTP; it cannot carry a token"),
     ("session.csrf = { origin = \"https://h/\" }", "bridge.toml:1: session.csrf.origin: expected an origin: scheme, host and, where it is not the usual one, port: \"https://shop.example\""),
+    ("near_cache.enabled = true", "bridge.toml:1: near_cache.enabled: is for a store in Redis; the one that store.url names is in this process and needs no copies"),
+    ("near_cache.enabled = true\nstore.url = \"memory:\"", "bridge.toml:1: near_cache.enabled: is for a store in Redis; the one that store.url names is in this process and needs no copies"),
+    ("store.url = \"redis-cluster://h\"\nnear_cache.enabled = true", "bridge.toml:2: near_cache.enabled: the near cache is not available for a Redis Cluster in this version"),
+    ("near_cache.max_entries = 0", "bridge.toml:1: near_cache.max_entries: must be from 1 to 100000000"),
+    ("near_cache.max_age = \"0s\"", "bridge.toml:1: near_cache.max_age: must be longer than zero"),
     // Not in this version.
-    ("[near_cache]\nenabled = false", "bridge.toml:1: near_cache is not available in this version"),
     ("[limits]\nnew_sessions = \"\"", "bridge.toml:1: limits is not available in this version"),
     ("[session]\nbind = { client_address = \"off\" }", "bridge.toml:2: session.bind is not available in this version"),
     ("[session.adopt]\nenabled = false", "bridge.toml:1: session.adopt is not available in this version"),
@@ -602,11 +606,6 @@ fn an_error_of_the_environment_names_the_variable() {
             "LIMITS__NEW_SESSIONS",
             "",
             "limits.new_sessions is not available in this version".to_owned(),
-        ),
-        (
-            "NEAR_CACHE__ENABLED",
-            "false",
-            "near_cache.enabled is not available in this version".to_owned(),
         ),
     ] {
         let variable = format!("SESSION_BRIDGE_{variable}");

@@ -28,6 +28,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::clock::Timestamp;
+use super::copies::Pass;
 
 /// A boxed future, so that the store can be chosen at run time.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -291,6 +292,12 @@ impl fmt::Display for Unreadable {
 pub trait SessionStore: Send + Sync + 'static {
     /// The record of `key`.
     fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>>;
+
+    /// The same, and with what it takes to keep a copy, where the store promises to tell of changes (see
+    /// [`copies`](super::copies)). A layer over a store passes it on.
+    fn load_to_keep<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, Option<Pass>)> {
+        Box::pin(async move { Ok((self.load(key).await?, None)) })
+    }
 
     /// The record of `key` and the state of its lease, as of one moment.
     fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)>;

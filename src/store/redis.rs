@@ -27,12 +27,14 @@ mod replicas;
 mod scripts;
 mod sentinel;
 mod server;
+mod tracking;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, ServerError, Value};
 use tokio::time::Instant;
+use tracing::debug;
 
 pub use self::options::{Address, Login, RedisOptions, Servers};
 
@@ -45,10 +47,12 @@ use self::scripts::{Answer, Lua};
 use self::sentinel::{Question, Sentinels};
 use self::server::{Effect, Failure, Server};
 use crate::session::clock::{Clock, Timestamp};
+use crate::session::copies::Pass;
 use crate::session::store::{
     Acquired, BARREN_MEMORY, Created, Flaw, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
     SessionStore, StoreError, StoreFuture, StoreStats, Stored, Unreadable, Version,
 };
+use crate::store::near_cache::Listener;
 
 /// Records and leases in Redis.
 pub struct RedisStore {
@@ -56,6 +60,8 @@ pub struct RedisStore {
     clock: Arc<dyn Clock>,
     timeout: Duration,
     prefix: String,
+    /// Who keeps copies of records.
+    listener: Option<Arc<dyn Listener>>,
 }
 
 /// Who is asked.
@@ -106,6 +112,7 @@ impl RedisStore {
             clock,
             timeout: options.timeout,
             prefix: options.key_prefix,
+            listener: options.listener,
         }
     }
 
@@ -140,14 +147,30 @@ impl RedisStore {
         self.run_by(Instant::now() + self.timeout, script, names, args).await
     }
 
-    /// The same for a change of a record: it counts when replicas have it, where that is asked for.
-    async fn change(&self, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
+    /// The same for a change of the record of `key`: it counts when replicas have it, where that is asked for, and when
+    /// all who keep copies have been told.
+    async fn change(&self, key: &Key, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
         let by = Instant::now() + self.timeout;
+        // Should the store be lost now, this is not what it held last.
+        self.changed(key);
         let answer = self.run_by(by, script, names, args).await;
+        // What was asked for before may not have been answered yet.
+        self.changed(key);
         if matches!(answer, Ok(Answer::Done)) {
-            self.servers.confirm(names, by).await;
+            let all_told = async {
+                if self.listener.is_some() {
+                    self.servers.all_told(by).await;
+                }
+            };
+            tokio::join!(self.servers.confirm(names, by), all_told);
         }
         answer
+    }
+
+    fn changed(&self, key: &Key) {
+        if let Some(listener) = &self.listener {
+            listener.changed(key);
+        }
     }
 
     async fn run_by(&self, by: Instant, script: &Lua, names: &[Vec<u8>], args: &[&[u8]]) -> Result<Answer, StoreError> {
@@ -218,7 +241,10 @@ impl Connected {
             Replicas::new(options.wait_replicas, link)
         });
         Self::One {
-            server: Server::new(Link::new(place(target)), Link::beside(place(changes))),
+            server: Server::new(
+                Link::new(place(target), options.tracking()),
+                Link::beside(place(changes)),
+            ),
             probe,
             replicas,
             sentinels,
@@ -234,6 +260,16 @@ impl Connected {
                 }
             }
             Self::Cluster(cluster) => cluster.confirm(names.first().map_or(&[], Vec::as_slice), by).await,
+        }
+    }
+
+    /// Returns when Redis has handed out what it tells of the changes that were answered before (rule N2), or at `by`.
+    async fn all_told(&self, by: Instant) {
+        if let Self::One { server, .. } = self
+            && let Err(failure) = server.ask(&redis::cmd("PING"), Effect::Read, by).await
+        {
+            // Our own copy is gone, and the connection is under suspicion now.
+            debug!(?failure, "it is not known whether all replicas were told of a change");
         }
     }
 }
@@ -278,6 +314,12 @@ fn unexpected<T>() -> Result<T, StoreError> {
     Err(StoreError::Corrupt("an answer of an unexpected type".into()))
 }
 
+fn get(name: &[u8]) -> Cmd {
+    let mut get = Cmd::with_capacity(2, name.len() + 3);
+    get.arg("GET").arg(name);
+    get
+}
+
 fn record(value: Value) -> Result<Option<Stored>, StoreError> {
     match value {
         Value::Nil => Ok(None),
@@ -290,9 +332,22 @@ impl SessionStore for RedisStore {
     fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
         Box::pin(async move {
             let name = record_key(&self.prefix, key);
-            let mut get = Cmd::with_capacity(2, name.len() + 3);
-            get.arg("GET").arg(&name);
-            record(self.read(&name, &get).await?)
+            record(self.read(&name, &get(&name)).await?)
+        })
+    }
+
+    fn load_to_keep<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, Option<Pass>)> {
+        let Connected::One { server, .. } = &self.servers else {
+            return Box::pin(async move { Ok((self.load(key).await?, None)) });
+        };
+        Box::pin(async move {
+            let by = Instant::now() + self.timeout;
+            let name = record_key(&self.prefix, key);
+            let mut left = Cmd::with_capacity(2, name.len() + 4);
+            left.arg("PTTL").arg(&name);
+            let answer = server.read_to_keep(key, (&get(&name), &left), by).await;
+            let (value, pass) = answer.map_err(|failure| self.explain(failure, Effect::Read))?;
+            Ok((record(value)?, pass))
         })
     }
 
@@ -323,6 +378,7 @@ impl SessionStore for RedisStore {
             let (value, ttl) = self.value(&new);
             match self
                 .change(
+                    key,
                     &scripts::CREATE,
                     &self.fenced_keys(key, fence),
                     &[&value, ttl.as_bytes(), &fence_bytes(fence)],
@@ -348,7 +404,7 @@ impl SessionStore for RedisStore {
             let (value, ttl) = self.value(&new);
             let args: [&[u8]; 4] = [&version_bytes(expected), &value, ttl.as_bytes(), &fence_bytes(fence)];
             match self
-                .change(&scripts::REPLACE, &self.fenced_keys(key, fence), &args)
+                .change(key, &scripts::REPLACE, &self.fenced_keys(key, fence), &args)
                 .await?
             {
                 Answer::Done => Ok(Replaced::Done),
@@ -364,7 +420,7 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             let names = self.fenced_keys(key, None);
             match self
-                .change(&scripts::REMOVE, &names, &[&version_bytes(expected)])
+                .change(key, &scripts::REMOVE, &names, &[&version_bytes(expected)])
                 .await?
             {
                 Answer::Done => Ok(Removed::Done),
@@ -379,7 +435,7 @@ impl SessionStore for RedisStore {
         Box::pin(async move {
             done(
                 &self
-                    .change(&scripts::DISCARD, &self.fenced_keys(key, None), &[])
+                    .change(key, &scripts::DISCARD, &self.fenced_keys(key, None), &[])
                     .await?,
             )
         })

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::seal::{KEY_LEN, KeyId, OVERHEAD, SealingKey};
+use crate::session::copies::Pass;
 use crate::session::record::FIRST_SEALED;
 use crate::session::store::{
     Acquired, Created, Flaw, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Payload, Removed, Replaced,
@@ -132,6 +133,13 @@ fn is_sealed(payload: &Payload) -> bool {
 impl SessionStore for SealedStore {
     fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
         Box::pin(async move { self.open_any(key, self.inner.load(key).await?.as_ref()) })
+    }
+
+    fn load_to_keep<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, Option<Pass>)> {
+        Box::pin(async move {
+            let (stored, pass) = self.inner.load_to_keep(key).await?;
+            Ok((self.open_any(key, stored.as_ref())?, pass))
+        })
     }
 
     fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)> {

@@ -79,7 +79,6 @@ async fn all_errors_are_reported_at_once_and_none_shows_a_value() {
 async fn what_this_version_cannot_do_is_an_error_and_not_ignored() {
     let base = "upstream.url = \"http://127.0.0.1:1\"\n";
     for (line, key) in [
-        ("near_cache.enabled = true", "near_cache"),
         ("store.url = \"memcached://h:11211\"", "store.url"),
         ("session.create = \"derive\"", "session.create"),
         ("limits.new_sessions = \"5/s\"", "limits"),

@@ -3,6 +3,7 @@
 mod cluster;
 mod contract;
 mod memory;
+mod near;
 mod redis;
 mod sealed;
 mod secured;

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, Value};
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError, Value};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
@@ -14,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::gather::Gather;
 use super::patience;
+use super::tracking::{Fed, Feed, Tracking};
 use crate::tls;
 
 /// An attempt to connect and to log in ends after the time-out of calls, but neither before nor after these.
@@ -52,6 +54,8 @@ pub(super) struct Target {
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     pub(super) driver: AbortOnDropHandle<()>,
+    /// Where Redis tells of changes by it.
+    pub(super) feed: Option<Arc<Feed>>,
 }
 
 /// What became of a connection that was tried out.
@@ -87,6 +91,40 @@ pub(super) fn settings() -> AsyncConnectionConfig {
 
 /// One attempt; the name is resolved anew. The error is fit to be shown.
 pub(super) async fn dial(target: &Target, settings: AsyncConnectionConfig) -> Result<Live, String> {
+    dial_and_track(target, settings, None).await
+}
+
+/// The same, by which changes are told to those named by `tracking`. Where Redis does not let us have that told, the
+/// connection is as good as any other.
+pub(super) async fn dial_and_track(
+    target: &Target,
+    settings: AsyncConnectionConfig,
+    tracking: Option<&Tracking>,
+) -> Result<Live, String> {
+    let Some(tracking) = tracking else {
+        return connect(target, settings, |_| Ok(None)).await;
+    };
+    let target = Target {
+        login: target.login.clone().set_protocol(ProtocolVersion::RESP3),
+        ..target.clone()
+    };
+    let within = target.timeout.min(DIAL_WITHIN.1);
+    let feed = |stream: &TcpStream| Feed::new(tracking, stream, within).map(Some);
+    let mut live = connect(&target, settings, feed).await?;
+    if let Some(feed) = &live.feed
+        && let Err(why) = feed.track(live.connection.clone(), within).await
+    {
+        tracking.tell_refusal(&why);
+        live.feed = None;
+    }
+    Ok(live)
+}
+
+async fn connect(
+    target: &Target,
+    settings: AsyncConnectionConfig,
+    feed: impl FnOnce(&TcpStream) -> io::Result<Option<Arc<Feed>>>,
+) -> Result<Live, String> {
     let within = target.timeout.clamp(DIAL_WITHIN.0, DIAL_WITHIN.1);
     let until = Instant::now() + within;
     let connecting = async { reach(lookup_host((target.host.as_str(), target.port)).await?).await };
@@ -96,8 +134,14 @@ pub(super) async fn dial(target: &Target, settings: AsyncConnectionConfig) -> Re
         Err(_) => return Err(format!("no connection within {} ms", within.as_millis())),
     };
     tune(&stream);
+    let feed = feed(&stream).map_err(|error| format!("cannot watch the connection: {error}"))?;
+    let settings = match &feed {
+        Some(feed) => feed.listen(settings),
+        None => settings,
+    };
+    let greeting = Greeting { settings, feed, until };
     match &target.tls {
-        None => hear_and_greet(target, stream, settings, until).await,
+        None => hear_and_greet(target, stream, greeting).await,
         Some(tls) => {
             let Ok(stream) = timeout_at(until, tls.connect(&target.host, stream)).await else {
                 return Err(format!(
@@ -105,7 +149,7 @@ pub(super) async fn dial(target: &Target, settings: AsyncConnectionConfig) -> Re
                     within.as_millis()
                 ));
             };
-            hear_and_greet(target, stream?, settings, until).await
+            hear_and_greet(target, stream?, greeting).await
         }
     }
 }
@@ -131,20 +175,22 @@ async fn reach(mut addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Tc
     }
 }
 
-async fn hear_and_greet<S>(
-    target: &Target,
-    mut stream: S,
+/// How a connection is greeted, and until when.
+struct Greeting {
     settings: AsyncConnectionConfig,
+    feed: Option<Arc<Feed>>,
     until: Instant,
-) -> Result<Live, String>
+}
+
+async fn hear_and_greet<S>(target: &Target, mut stream: S, greeting: Greeting) -> Result<Live, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let by_tls = target.tls.is_some();
-    timeout_at(until, hear(&mut stream, by_tls))
+    timeout_at(greeting.until, hear(&mut stream, by_tls))
         .await
         .map_err(|_| SILENT)??;
-    greet(target, stream, settings, until).await
+    greet(target, stream, greeting).await
 }
 
 /// Waits for a first answer, which may be any but a farewell. The driver would not tell what else it is that closes a
@@ -181,15 +227,18 @@ const fn closed(by_tls: bool) -> &'static str {
     }
 }
 
-async fn greet<S>(target: &Target, stream: S, settings: AsyncConnectionConfig, until: Instant) -> Result<Live, String>
+async fn greet<S>(target: &Target, stream: S, greeting: Greeting) -> Result<Live, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let greeting = MultiplexedConnection::new_with_config(&target.login, Gather::new(stream), settings);
+    let Greeting { settings, feed, until } = greeting;
+    let stream = Gather::new(Fed::new(stream, feed.clone()));
+    let greeting = MultiplexedConnection::new_with_config(&target.login, stream, settings);
     match timeout_at(until, greeting).await {
         Ok(Ok((connection, driver))) => Ok(Live {
             connection,
             driver: AbortOnDropHandle::new(tokio::spawn(driver)),
+            feed,
         }),
         Ok(Err(error)) => Err(refused_login(&error, target.tls.is_some())),
         Err(_) => Err(SILENT.into()),
@@ -218,6 +267,7 @@ fn refused_login(error: &RedisError, by_tls: bool) -> String {
         (_, Some("ERR")) => {
             "the server refused the greeting: are user, password and database of store.url right?".into()
         }
+        (_, Some("NOPROTO")) => "the server does not speak RESP3, which near_cache needs: Redis 6 or later does".into(),
         (_, Some("WRONGPASS")) => "the server refused the greeting: authentication failed".into(),
         (_, Some(code)) => format!("the server refused the greeting: {code}"),
         (_, None) => format!("the server refused the greeting: {}", error.category()),

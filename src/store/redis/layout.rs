@@ -38,6 +38,26 @@ pub(super) fn record_key(prefix: &str, key: &Key) -> Vec<u8> {
     name
 }
 
+/// The installation whose record has this key; `None` for all other keys.
+pub(super) fn key_of(prefix: &str, name: &[u8]) -> Option<Key> {
+    let digits = name
+        .strip_prefix(prefix.as_bytes())?
+        .strip_prefix(b"{")?
+        .strip_suffix(b"}")?;
+    let digits = <&[u8; 32]>::try_from(digits).ok()?;
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let mut digest = [0; 16];
+    for (to, pair) in digest.iter_mut().zip(digits.as_chunks::<2>().0) {
+        let [high, low] = *pair;
+        *to = digit(high)? << 4 | digit(low)?;
+    }
+    Some(Key::from_digest(digest))
+}
+
 /// The three keys of an installation: record, lease, count of barren leaders.
 pub(super) fn keys(prefix: &str, key: &Key) -> [Vec<u8>; 3] {
     let record = record_key(prefix, key);
@@ -147,5 +167,24 @@ mod tests {
         assert_eq!(record, format!("p:{{{key}}}"));
         assert_eq!(lease, format!("{record}:lease"));
         assert_eq!(barren, format!("{record}:barren"));
+    }
+
+    #[test]
+    fn the_installation_is_read_back_from_the_key_of_its_record_and_from_no_other() {
+        let key = Key::from_digest([
+            0x0f, 0x1e, 0x2d, 0x3c, 0x4b, 0x5a, 0x69, 0x78, 0x87, 0x96, 0xa5, 0xb4, 0xc3, 0xd2, 0xe1, 0xf0,
+        ]);
+        let [record, lease, barren] = keys("p:", &key);
+        assert_eq!(key_of("p:", &record), Some(key));
+        for other in [
+            &lease,
+            &barren,
+            &record.to_ascii_uppercase(),
+            &record[..35].to_vec(),
+            &b"p:ping".to_vec(),
+        ] {
+            assert_eq!(key_of("p:", other), None);
+        }
+        assert_eq!(key_of("q:", &record), None);
     }
 }

@@ -33,8 +33,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 pub(super) use super::dial::Target;
-use super::dial::{Health, Live, dial, settings};
+use super::dial::{Health, Live, dial_and_track, settings};
 use super::place::Place;
+use super::tracking::{Feed, Tracking};
 use crate::session::store::StoreError;
 
 /// The longest pause between two attempts to connect: a Redis that comes back is in use again well within a second.
@@ -56,14 +57,20 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How long a connection may be silent before it is asked.
 const SILENCE: Duration = Duration::from_secs(1);
 
+/// A connection that is there.
+#[derive(Clone)]
+pub(super) struct Up {
+    /// Tells one connection from the next.
+    pub(super) number: u64,
+    pub(super) connection: MultiplexedConnection,
+    /// Where Redis tells of changes by it, if it does.
+    pub(super) feed: Option<Arc<Feed>>,
+}
+
 #[derive(Clone)]
 enum State {
-    /// The number tells one connection from the next.
-    Up(u64, MultiplexedConnection),
-    Down {
-        since: Instant,
-        why: Arc<str>,
-    },
+    Up(Up),
+    Down { since: Instant, why: Arc<str> },
     Closed,
 }
 
@@ -83,20 +90,23 @@ struct Shared {
     reconnects: AtomicU64,
     /// Whether the loss and the return are told.
     told: bool,
+    /// Who is told of changes.
+    tracking: Option<Tracking>,
 }
 
 impl Link {
-    /// Starts to connect to this server, or to whichever one the place names, in the background.
-    pub(super) fn new(place: impl Into<Place>) -> Self {
-        Self::start(place.into(), true)
+    /// Starts to connect to this server, or to whichever one the place names, in the background; with `tracking`, Redis
+    /// is to tell of changes by it.
+    pub(super) fn new(place: impl Into<Place>, tracking: Option<Tracking>) -> Self {
+        Self::start(place.into(), true, tracking)
     }
 
     /// The same beside another link that leads to the same place: the loss and the return are told at `debug` only.
     pub(super) fn beside(place: impl Into<Place>) -> Self {
-        Self::start(place.into(), false)
+        Self::start(place.into(), false, None)
     }
 
-    fn start(place: Place, told: bool) -> Self {
+    fn start(place: Place, told: bool, tracking: Option<Tracking>) -> Self {
         let timeout = place.timeout();
         let down = State::Down {
             since: Instant::now(),
@@ -109,6 +119,7 @@ impl Link {
             heard: AtomicBool::new(false),
             reconnects: AtomicU64::new(0),
             told,
+            tracking,
         });
         let supervisor = AbortOnDropHandle::new(tokio::spawn(supervise(place, Arc::clone(&shared))));
         Self {
@@ -125,10 +136,16 @@ impl Link {
         deadline: Instant,
         after: Option<u64>,
     ) -> Result<(u64, MultiplexedConnection), StoreError> {
-        if let State::Up(number, connection) = &*self.shared.state.borrow()
-            && Some(*number) > after
+        let up = self.up(deadline, after).await?;
+        Ok((up.number, up.connection))
+    }
+
+    /// The same, with what Redis tells by it.
+    pub(super) async fn up(&self, deadline: Instant, after: Option<u64>) -> Result<Up, StoreError> {
+        if let State::Up(up) = &*self.shared.state.borrow()
+            && Some(up.number) > after
         {
-            return Ok((*number, connection.clone()));
+            return Ok(up.clone());
         }
         let mut states = self.shared.state.subscribe();
         let until = match &*states.borrow() {
@@ -136,14 +153,14 @@ impl Link {
             State::Up(..) | State::Closed => deadline,
         };
         let waited = states.wait_for(|state| match state {
-            State::Up(number, _) => Some(*number) > after,
+            State::Up(up) => Some(up.number) > after,
             State::Down { .. } => false,
             State::Closed => true,
         });
         // Whether the wait ended well or not, the state tells.
         let _ = tokio::time::timeout_at(until, waited).await.map(drop);
         match &*self.shared.state.borrow() {
-            State::Up(number, connection) => Ok((*number, connection.clone())),
+            State::Up(up) => Ok(up.clone()),
             State::Down { why, .. } => Err(StoreError::Unavailable(why.to_string())),
             State::Closed => Err(StoreError::Unavailable("it has been closed".into())),
         }
@@ -171,7 +188,7 @@ impl Link {
 
     /// Whether there is a connection.
     pub(super) fn is_up(&self) -> bool {
-        matches!(&*self.shared.state.borrow(), State::Up(..))
+        matches!(&*self.shared.state.borrow(), State::Up(_))
     }
 
     /// Lets go of the connection, for good.
@@ -192,7 +209,7 @@ async fn supervise(mut place: Place, shared: Arc<Shared>) {
         if number > 1 {
             shared.reconnects.fetch_add(1, Ordering::Relaxed);
         }
-        shared.publish(State::Up(number, live.connection.clone()));
+        shared.publish(State::Up(live.up(number)));
         teller.up(&target);
         let (target, why) = watch_over(&mut live, &mut number, &mut place, target, &shared).await;
         let settled = up_at.elapsed() >= SETTLE;
@@ -202,6 +219,7 @@ async fn supervise(mut place: Place, shared: Arc<Shared>) {
         } else {
             longer(longest).min(LONGEST_AFTER_LOSS)
         };
+        live.end_feed();
         shared.publish(State::Down {
             since: Instant::now(),
             why: why.into(),
@@ -248,12 +266,13 @@ async fn watch_over(
                 place.doubt();
                 let made = tokio::select! {
                     biased;
-                    made = attempt(place) => made,
+                    made = attempt(place, shared) => made,
                     _ = &mut live.driver => return (target, "the connection was lost".into()),
                 };
                 if let Ok((next, there)) = made {
                     *number += 1;
-                    shared.publish(State::Up(*number, next.connection.clone()));
+                    live.end_feed();
+                    shared.publish(State::Up(next.up(*number)));
                     shared.reconnects.fetch_add(1, Ordering::Relaxed);
                     target = there;
                     // The old one serves the calls that are under way, and ends with the last of them.
@@ -275,7 +294,7 @@ async fn connect(place: &mut Place, shared: &Shared, mut longest: Duration) -> (
         let here = place.clone();
         let outcome = tokio::select! {
             biased;
-            outcome = attempt(&here) => outcome,
+            outcome = attempt(&here, shared) => outcome,
             // What hangs on the way to the old place is given up.
             () = place.moved() => {
                 longest = Duration::ZERO;
@@ -295,13 +314,31 @@ async fn connect(place: &mut Place, shared: &Shared, mut longest: Duration) -> (
 }
 
 /// One attempt: a connection to where the server is now, that was seen to work.
-async fn attempt(place: &Place) -> Result<(Live, Target), String> {
+async fn attempt(place: &Place, shared: &Shared) -> Result<(Live, Target), String> {
     let target = place.target()?;
-    let live = dial(&target, settings()).await?;
+    let live = dial_and_track(&target, settings(), shared.tracking.as_ref()).await?;
     place.verify(&live).await?;
     match live.try_out(&target).await {
         Health::Good | Health::ReadOnly => Ok((live, target)),
         Health::Dead(why) => Err(why),
+    }
+}
+
+impl Live {
+    /// It as connection number `number`.
+    fn up(&self, number: u64) -> Up {
+        Up {
+            number,
+            connection: self.connection.clone(),
+            feed: self.feed.clone(),
+        }
+    }
+
+    /// What is told by it from now on may come too late.
+    fn end_feed(&self) {
+        if let Some(feed) = &self.feed {
+            feed.end();
+        }
     }
 }
 
@@ -310,6 +347,10 @@ impl Shared {
         self.state.send_if_modified(|now| {
             let open = !matches!(now, State::Closed);
             if open {
+                // Nothing has been read by it yet, and Redis tells of what will be: in this order (rule N1).
+                if let State::Up(Up { feed: Some(feed), .. }) = &state {
+                    feed.arm();
+                }
                 *now = state;
             }
             open

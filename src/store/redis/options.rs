@@ -1,11 +1,14 @@
 //! Where Redis is, and how to use it.
 
 use std::fmt;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::RedisConnectionInfo;
 
 use super::link::Target;
+use super::tracking::Tracking;
+use crate::store::near_cache::Listener;
 use crate::tls;
 
 /// Where Redis is, and how to use it. Its `Debug` leaves the login out.
@@ -25,6 +28,8 @@ pub struct RedisOptions {
     pub key_prefix: String,
     /// How many replicas should have a change before it counts as done; 0: none is waited for.
     pub wait_replicas: u16,
+    /// Who is told of changes to what was read; unset: Redis is not asked to tell.
+    pub listener: Option<Arc<dyn Listener>>,
 }
 
 /// Where the server is, or who knows.
@@ -118,5 +123,15 @@ impl RedisOptions {
             probe: redis::cmd("PING"),
             tls: self.tls.clone(),
         }
+    }
+
+    /// Who is told of changes, and how records are named.
+    pub(super) fn tracking(&self) -> Option<Tracking> {
+        let listener = self.listener.clone()?;
+        Some(Tracking {
+            listener,
+            prefix: self.key_prefix.as_str().into(),
+            told: Arc::new(Mutex::new(None)),
+        })
     }
 }

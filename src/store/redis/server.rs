@@ -1,12 +1,15 @@
 //! The connections to one server: one question, and why there may be no answer.
 
+use std::time::Duration;
+
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerError, Value};
 use tokio::time::Instant;
 
 use super::link::Link;
 use super::patience;
-use crate::session::store::StoreError;
+use crate::session::copies::Pass;
+use crate::session::store::{Key, StoreError};
 
 /// What a command does: by which connection it goes, and what the loss of its answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +113,52 @@ impl Server {
         self.told(judge(self.link(effect), answer, number)?)
     }
 
+    /// Asks for the record of `key`, with what it takes to keep a copy of the answer, if that is told: by `left`, the
+    /// time to live is.
+    pub(super) async fn read_to_keep(
+        &self,
+        key: &Key,
+        commands: (&Cmd, &Cmd),
+        deadline: Instant,
+    ) -> Result<(Value, Option<Pass>), Failure> {
+        match self.read_once(key, commands, deadline, None).await {
+            Err(Failure::Lost(number)) => self.read_once(key, commands, deadline, Some(number)).await,
+            other => other,
+        }
+    }
+
+    async fn read_once(
+        &self,
+        key: &Key,
+        (get, left): (&Cmd, &Cmd),
+        deadline: Instant,
+        after: Option<u64>,
+    ) -> Result<(Value, Option<Pass>), Failure> {
+        let up = self.reads.up(deadline, after).await.map_err(Failure::NotSent)?;
+        let connection = (up.number, up.connection);
+        let Some(feed) = up.feed else {
+            let answer = self.send(get, Effect::Read, deadline, connection).await?;
+            return Ok((answer, None));
+        };
+        // Of the very connection that is asked, and before it is.
+        let pass = feed.pass(key);
+        let [left, answer] = self
+            .send_together([left, get], Effect::Read, deadline, connection)
+            .await?;
+        let pass = match left {
+            Value::Int(millis) => Some(Pass {
+                lives: u64::try_from(millis).ok().map(Duration::from_millis),
+                ..pass
+            }),
+            Value::ServerError(error) => {
+                feed.tell_refusal(error.code());
+                None
+            }
+            _ => None,
+        };
+        Ok((self.told(answer)?, pass))
+    }
+
     /// Asks several things that nothing comes between, on a connection later than number `after`. A refusal of one of
     /// them is among the answers.
     pub(super) async fn ask_together<const N: usize>(
@@ -119,15 +168,24 @@ impl Server {
         deadline: Instant,
         after: Option<u64>,
     ) -> Result<[Value; N], Failure> {
-        let link = self.link(effect);
-        let connection = link.connection(deadline, after).await;
-        let (number, mut connection) = connection.map_err(Failure::NotSent)?;
+        let connection = self.link(effect).connection(deadline, after).await;
+        self.send_together(commands, effect, deadline, connection.map_err(Failure::NotSent)?)
+            .await
+    }
+
+    async fn send_together<const N: usize>(
+        &self,
+        commands: [&Cmd; N],
+        effect: Effect,
+        deadline: Instant,
+        (number, mut connection): (u64, MultiplexedConnection),
+    ) -> Result<[Value; N], Failure> {
         let mut pipeline = Pipeline::with_capacity(N);
         for cmd in commands {
             pipeline.add_command(cmd.clone());
         }
         let answers = patience::within(deadline, connection.send_packed_commands(&pipeline, 0, N)).await;
-        let answers = judge(link, answers, number)?;
+        let answers = judge(self.link(effect), answers, number)?;
         <[Value; N]>::try_from(answers).map_err(|_| Failure::Lost(number))
     }
 

@@ -44,6 +44,14 @@ pub(super) async fn connect_as(
 
 /// The store that a bridge with these lines in its `[store]` opens.
 pub(super) async fn open(lines: &str, clock: &ManualClock) -> Result<Arc<dyn SessionStore>, String> {
+    let config = config(lines)?;
+    open_store(&config.store, Arc::new(clock.clone()))
+        .await
+        .map_err(|error| error.to_string())
+}
+
+/// The configuration of a bridge with these lines in its `[store]`.
+pub(super) fn config(lines: &str) -> Result<Config, String> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("session-bridge.toml");
     let text = format!("upstream.url = \"http://127.0.0.1:1\"\n[store]\n{lines}\n");
@@ -52,10 +60,7 @@ pub(super) async fn open(lines: &str, clock: &ManualClock) -> Result<Arc<dyn Ses
         file: File::Required(path),
         ..Sources::default()
     };
-    let config = Config::load(&sources).map_err(|errors| errors.to_string())?;
-    open_store(&config.store, Arc::new(clock.clone()))
-        .await
-        .map_err(|error| error.to_string())
+    Config::load(&sources).map_err(|errors| errors.to_string())
 }
 
 /// A store with this deadline that has found its server.

@@ -10,7 +10,7 @@ pub(crate) struct Fleet {
     pub(crate) bridges: Vec<Bridge>,
     /// How each replica was configured, to start one more.
     pub(crate) builder: BridgeBuilder,
-    _redis: RedisServer,
+    pub(crate) redis: RedisServer,
 }
 
 impl Fleet {
@@ -40,7 +40,7 @@ impl Fleet {
             shop,
             bridges,
             builder,
-            _redis: redis,
+            redis,
         }
     }
 

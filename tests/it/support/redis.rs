@@ -212,6 +212,28 @@ impl RedisServer {
             .map_or(0, |count| count.parse().expect("a count"))
     }
 
+    /// How many commands were carried out, those inside scripts included.
+    pub(crate) fn all_calls(&self) -> u64 {
+        let statistics = self.text(&["INFO", "commandstats"]);
+        let counts = statistics
+            .lines()
+            .filter_map(|text| text.split_once(":calls=")?.1.split(',').next());
+        counts.map(|count| count.parse::<u64>().expect("a count")).sum()
+    }
+
+    /// The connections by which it tells of changes (`CLIENT TRACKING`), by their numbers.
+    pub(crate) fn tracking_connections(&self) -> Vec<u64> {
+        let field = |line: &str, name: &str| {
+            let value = line.split(' ').find_map(|word| word.strip_prefix(name));
+            value.unwrap_or_default().to_owned()
+        };
+        let list = self.text(&["CLIENT", "LIST"]);
+        let tracking = list.lines().filter(|line| field(line, "flags=").contains('t'));
+        tracking
+            .map(|line| field(line, "id=").parse().expect("a number"))
+            .collect()
+    }
+
     fn try_start(&mut self) -> bool {
         let port = self.port.to_string();
         let usual = [
