@@ -105,11 +105,18 @@ pub struct NearCacheStats {
 /// Copies of records. See the [module](self).
 pub struct NearCache<V> {
     entries: Cache<Key, Entry<V>>,
-    /// Counts the changes told, by a part of the key. Locked while a copy is put in or taken out.
-    first_mark: Mutex<u64>,
-    more_marks: Box<[Mutex<u64>]>,
+    first_mark: Mark,
+    more_marks: Box<[Mark]>,
     max_age: Duration,
     counters: Counters,
+}
+
+/// Counts the changes told, of the keys that share it.
+#[derive(Default)]
+struct Mark {
+    count: AtomicU64,
+    /// Held while a copy is put in or taken out.
+    changing: Mutex<()>,
 }
 
 #[derive(Clone)]
@@ -135,8 +142,8 @@ impl<V: Clone + Send + Sync + 'static> NearCache<V> {
     pub fn new(max_entries: usize, max_age: Duration) -> Self {
         Self {
             entries: Cache::new(max_entries),
-            first_mark: Mutex::new(0),
-            more_marks: (0..MORE_MARKS).map(|_| Mutex::new(0)).collect(),
+            first_mark: Mark::default(),
+            more_marks: (0..MORE_MARKS).map(|_| Mark::default()).collect(),
             max_age,
             counters: Counters::default(),
         }
@@ -145,23 +152,27 @@ impl<V: Clone + Send + Sync + 'static> NearCache<V> {
     /// See [`Copies::at_hand`].
     pub fn at_hand(&self, key: &Key) -> AtHand<V> {
         let moment = Instant::now();
+        let mark = self.mark_of(key);
+        let before = mark.count();
         let Some(entry) = self.young(key, moment) else {
             return self.miss();
         };
         match entry.promise.standing(moment) {
-            Standing::Kept => {
+            // News may have been taken in after the copy was found, and before it was seen that none lie unread.
+            Standing::Kept if mark.count() == before => {
                 count(&self.counters.hits);
                 AtHand::True(entry.value)
             }
             Standing::Behind => AtHand::Unsure(entry.promise),
-            Standing::Broken => self.miss(),
+            Standing::Kept | Standing::Broken => self.miss(),
         }
     }
 
     /// See [`Copies::keep`].
     pub fn keep(&self, key: &Key, pass: &Pass, found: Option<V>) {
         let mark = self.mark_of(key);
-        if *mark != pass.mark {
+        let _changing = mark.lock();
+        if mark.count() != pass.mark {
             return;
         }
         match found {
@@ -208,22 +219,23 @@ impl<V: Clone + Send + Sync + 'static> NearCache<V> {
         AtHand::Nothing
     }
 
-    fn mark_of(&self, key: &Key) -> MutexGuard<'_, u64> {
+    fn mark_of(&self, key: &Key) -> &Mark {
         let [first, second, ..] = key.as_bytes();
         // Keys are digests: their bytes are evenly spread.
         let index = usize::from(u16::from_be_bytes([*first, *second])) % (MORE_MARKS + 1);
-        lock(self.more_marks.get(index).unwrap_or(&self.first_mark))
+        self.more_marks.get(index).unwrap_or(&self.first_mark)
     }
 }
 
 impl<V: Clone + Send + Sync + 'static> Listener for NearCache<V> {
     fn mark(&self, key: &Key) -> u64 {
-        *self.mark_of(key)
+        self.mark_of(key).count()
     }
 
     fn changed(&self, key: &Key) {
-        let mut mark = self.mark_of(key);
-        *mark = mark.wrapping_add(1);
+        let mark = self.mark_of(key);
+        let _changing = mark.lock();
+        mark.move_on();
         self.entries.remove(key);
     }
 
@@ -235,8 +247,8 @@ impl<V: Clone + Send + Sync + 'static> Listener for NearCache<V> {
     fn all_changed(&self) {
         count(&self.counters.flushes);
         for mark in std::iter::once(&self.first_mark).chain(&self.more_marks) {
-            let mut mark = lock(mark);
-            *mark = mark.wrapping_add(1);
+            let _changing = mark.lock();
+            mark.move_on();
         }
         self.entries.clear();
     }
@@ -265,9 +277,18 @@ impl Copies for NearCache<Arc<Snapshot>> {
     }
 }
 
-fn lock(mark: &Mutex<u64>) -> MutexGuard<'_, u64> {
-    // A number is never half changed.
-    mark.lock().unwrap_or_else(PoisonError::into_inner)
+impl Mark {
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    fn move_on(&self) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn count(counter: &AtomicU64) {

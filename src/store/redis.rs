@@ -446,7 +446,10 @@ impl SessionStore for RedisStore {
             let expiry = self.expiry(ttl).as_millis().to_be_bytes();
             let ttl = millis(ttl);
             let args: [&[u8]; 3] = [&version_bytes(expected), &expiry, ttl.as_bytes()];
-            done(&self.run(&scripts::TOUCH, &self.fenced_keys(key, None), &args).await?)
+            let answer = self.run(&scripts::TOUCH, &self.fenced_keys(key, None), &args).await;
+            // The record is what it was, so nobody waits for others to be told; but our copy has the old expiry.
+            self.changed(key);
+            done(&answer?)
         })
     }
 

@@ -74,6 +74,33 @@ fn nothing_is_served_under_a_broken_promise_nor_while_news_lie_unread() {
     assert_eq!((served(&cache, &key(1)), served(&cache, &key(2))), (None, Some(2)));
 }
 
+/// A promise whose news are taken in while it is asked how it stands.
+struct JustTold(Arc<NearCache<u64>>);
+
+impl Promise for JustTold {
+    fn standing(&self, _now: Instant) -> Standing {
+        self.0.told(&key(1));
+        Standing::Kept
+    }
+
+    fn caught_up(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[test]
+fn what_is_taken_in_between_the_look_for_a_copy_and_the_look_for_news_is_not_missed() {
+    let cache = Arc::new(NearCache::new(100, AGE));
+    let pass = Pass {
+        promise: Arc::new(JustTold(Arc::clone(&cache))),
+        mark: cache.mark(&key(1)),
+        asked: Instant::now(),
+        lives: None,
+    };
+    cache.keep(&key(1), &pass, Some(1));
+    assert_eq!(served(&cache, &key(1)), None);
+}
+
 #[test]
 fn a_fill_that_was_overtaken_by_news_is_dropped() {
     let (cache, promise) = filled();
