@@ -16,21 +16,27 @@ use session_bridge::store::near_cache::{Listener, NearCache};
 use super::contract::{Subject, keeps_the_contract};
 use super::redis::{PATIENT, config};
 use super::{LONG, eventually, key, record, version};
+use crate::support::gate::Gate;
 use crate::support::redis::RedisServer;
-use crate::support::scaled;
+use crate::support::{local, scaled};
 
 /// A replica: a store whose `load` is answered from a copy where there is one at hand.
-struct Replica {
-    store: Arc<dyn SessionStore>,
-    copies: Arc<NearCache<Stored>>,
+pub(super) struct Replica {
+    pub(super) store: Arc<dyn SessionStore>,
+    pub(super) copies: Arc<NearCache<Stored>>,
 }
 
 impl Replica {
     async fn open(url: &str, prefix: &str, clock: &ManualClock) -> Self {
-        let copies = Arc::new(NearCache::new(10_000, LONG));
         let timeout = PATIENT.as_millis();
         let lines = format!("url = {url:?}\ntimeout = \"{timeout}ms\"\nkey_prefix = {prefix:?}");
-        let config = config(&lines).expect("a configuration");
+        Self::with(&lines, clock).await
+    }
+
+    /// With these lines in its `[store]`.
+    async fn with(lines: &str, clock: &ManualClock) -> Self {
+        let copies = Arc::new(NearCache::new(10_000, LONG));
+        let config = config(lines).expect("a configuration");
         let listener = Arc::clone(&copies) as Arc<dyn Listener>;
         let store = open_store_told(&config.store, Arc::new(clock.clone()), Some(listener))
             .await
@@ -40,14 +46,25 @@ impl Replica {
 
     /// One that has found its server.
     async fn of(server: &RedisServer) -> Self {
-        let replica = Self::open(&server.url(), "session-bridge:", &Subject::clock()).await;
-        eventually("a connection", || async { replica.store.ping().await.is_ok() }).await;
-        eventually("a promise", || async { replica.copies.stats().armed == 1 }).await;
-        replica
+        Self::open(&server.url(), "session-bridge:", &Subject::clock())
+            .await
+            .found()
+            .await
+    }
+
+    /// The same of one with these lines in its `[store]`.
+    pub(super) async fn found_with(lines: &str) -> Self {
+        Self::with(lines, &Subject::clock()).await.found().await
+    }
+
+    async fn found(self) -> Self {
+        eventually("a connection", || async { self.store.ping().await.is_ok() }).await;
+        eventually("a promise", || async { self.copies.stats().armed == 1 }).await;
+        self
     }
 
     /// The version at hand, where there is one; none while news lie unread.
-    fn at_hand(&self, key: &Key) -> Option<Version> {
+    pub(super) fn at_hand(&self, key: &Key) -> Option<Version> {
         match self.copies.at_hand(key) {
             AtHand::True(stored) => Some(stored.version),
             AtHand::Unsure(_) | AtHand::Nothing => None,
@@ -65,7 +82,7 @@ impl Replica {
     }
 
     /// The same, until it was not overtaken.
-    async fn fill_for_sure(&self, key: &Key, seq: u64) {
+    pub(super) async fn fill_for_sure(&self, key: &Key, seq: u64) {
         eventually("a copy", || async {
             self.fill(key).await;
             self.at_hand(key) == Some(version(seq))
@@ -254,4 +271,24 @@ async fn where_redis_promises_nothing_nothing_is_kept_and_all_else_works() {
         assert_eq!(found.version, version(1));
         assert_eq!(replica.at_hand(&key(1)), None, "{refused}");
     }
+}
+
+#[tokio::test]
+async fn when_the_network_swallows_everything_without_a_word_copies_are_not_believed_for_long() {
+    let server = RedisServer::start();
+    let gate = Gate::to(local(server.port())).await;
+    let url = format!("redis://127.0.0.1:{}", gate.port());
+    let reader = Replica::found_with(&format!("url = {url:?}\ntimeout = \"250ms\"")).await;
+    let writer = Replica::of(&server).await;
+    writer.store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
+    reader.fill_for_sure(&key(1), 1).await;
+    gate.hold();
+    let replaced = writer
+        .store
+        .replace(&key(1), version(1), record(2, "x", LONG), None)
+        .await;
+    assert_eq!(replaced, Ok(Replaced::Done));
+    eventually("doubts", || async { reader.at_hand(&key(1)).is_none() }).await;
+    gate.open();
+    reader.fill_for_sure(&key(1), 2).await;
 }

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use session_bridge::session::store::{LeaseEnd, SessionStore, StoreError};
+use session_bridge::session::store::{LeaseEnd, Replaced, SessionStore, StoreError};
 
 use super::contract::{Subject, keeps_the_contract};
+use super::near::Replica;
 use super::redis::open;
 use super::{LONG, eventually, key, record, token, version};
 use crate::support::bridge::session_bridge;
@@ -153,6 +154,29 @@ async fn the_contract_is_kept_over_tls_with_a_client_certificate_by_the_user_of_
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_are_kept_true_over_tls_by_the_user_of_the_documentation() {
+    let authority = Authority::new("ours");
+    let server = Secured::start(&authority, &authority.issue(&["127.0.0.1"]), "no");
+    let rules = [documented_rules(), rules_with("+pttl")].concat();
+    let rules = rules
+        .iter()
+        .map(|rule| if rule.starts_with('>') { ">hunter" } else { rule });
+    let user: Vec<_> = ["ACL", "SETUSER", "bridge"].into_iter().chain(rules).collect();
+    server.server.command(&user);
+    let url = format!("rediss://bridge:hunter@127.0.0.1:{}", server.port);
+    let lines = format!("timeout = \"20s\"\n{}", lines(&url, Some(&authority), None));
+    let (reader, writer) = (Replica::found_with(&lines).await, Replica::found_with(&lines).await);
+    writer.store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
+    for seq in 1..200 {
+        reader.fill_for_sure(&key(1), seq).await;
+        let new = record(seq + 1, "x", LONG);
+        let replaced = writer.store.replace(&key(1), version(seq), new, None).await;
+        assert_eq!(replaced, Ok(Replaced::Done));
+        assert_eq!(reader.at_hand(&key(1)), None, "round {seq}");
+    }
 }
 
 #[tokio::test]

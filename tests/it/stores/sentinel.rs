@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use session_bridge::session::store::{SessionStore, StoreError};
+use session_bridge::session::store::{Replaced, SessionStore, StoreError};
 
 use super::contract::{Subject, keeps_the_contract};
+use super::near::Replica;
 use super::redis::open;
-use super::{LONG, eventually, key, record};
+use super::{LONG, eventually, key, record, version};
 use crate::support::redis::RedisServer;
 use crate::support::sentinel::Sentinels;
 
@@ -134,6 +135,37 @@ async fn when_the_master_freezes_the_next_one_is_in_use_within_a_second() {
 async fn when_the_master_is_switched_by_command_the_next_one_is_in_use_within_a_second() {
     let mut sentinels = Sentinels::start().await;
     fails_over(&mut sentinels, async |sentinels, _| sentinels.failover().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_failover_no_copy_from_the_old_master_is_served() {
+    let mut sentinels = Sentinels::start().await;
+    let lines = format!("{}\ntimeout = \"5s\"", url(&sentinels));
+    let (reader, writer) = (Replica::found_with(&lines).await, Replica::found_with(&lines).await);
+    writer.store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
+    reader.fill_for_sure(&key(1), 1).await;
+    let before = sentinels.master();
+    sentinels.in_step(before).await;
+    sentinels.servers[before].kill();
+    sentinels.promoted(before).await;
+    eventually("a change at the new master", || async {
+        let replaced = writer
+            .store
+            .replace(&key(1), version(1), record(2, "x", LONG), None)
+            .await;
+        matches!(replaced, Ok(Replaced::Done))
+    })
+    .await;
+    assert_eq!(reader.at_hand(&key(1)), None);
+    reader.fill_for_sure(&key(1), 2).await;
+    assert_eq!(reader.copies.stats().armed, 1);
+    // And the new master tells.
+    let replaced = writer
+        .store
+        .replace(&key(1), version(2), record(3, "x", LONG), None)
+        .await;
+    assert_eq!(replaced, Ok(Replaced::Done));
+    assert_eq!(reader.at_hand(&key(1)), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
