@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-pub use server::Server;
+pub use server::{HTTP2, Server};
 
 /// What cannot be used of the PEM texts given, named as the configuration names them: `ca`, `cert`, `key`.
 #[derive(Clone, Debug, PartialEq, Eq)]

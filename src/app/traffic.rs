@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::ops::health::Readiness;
 use crate::session::clock::Clock;
 use crate::wire::headers;
-use crate::wire::server::ClientAddr;
+use crate::wire::server::{ClientAddr, with_body};
 
 /// Where requests go. Every request of every client comes through here: no router, since there is one path to know.
 #[derive(Clone)]
@@ -67,7 +67,7 @@ impl Service<Request<Incoming>> for Traffic {
             return Answer::Ready(Some(health.answer(&request)));
         }
         match request.extensions().get::<ClientAddr>() {
-            Some(&ClientAddr(peer)) => Answer::Bridge(self.bridge.clone().handle(peer, request.map(Body::new))),
+            Some(&ClientAddr(peer)) => Answer::Bridge(self.bridge.clone().handle(peer, with_body(request))),
             // Not from our edge, which names the peer of every connection: nothing is known of who asks.
             None => {
                 let mut response = Response::new(Body::empty());

@@ -15,7 +15,10 @@ use tokio_rustls::server::TlsStream;
 use super::{MaterialError, certificates, private_key, provider, unfit};
 
 /// What clients may choose from by ALPN (RFC 7301), the first that they know too.
-const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+const PROTOCOLS: [&[u8]; 2] = [HTTP2, b"http/1.1"];
+
+/// The name of HTTP/2 in ALPN (RFC 9113 §3.2).
+pub const HTTP2: &[u8] = b"h2";
 
 /// The server side: who we are. Cheap to clone; clones share the certificate.
 #[derive(Clone)]
@@ -47,8 +50,8 @@ impl ResolvesServerCert for Shown {
 }
 
 impl Server {
-    /// Shows the certificate in `cert`, with its chain, whose private key is in `key`; both are PEM texts. Speaks
-    /// HTTP/1.1 inside. Clients need no certificate. Sessions are resumed by tickets under a key of this process.
+    /// Shows the certificate in `cert`, with its chain, whose private key is in `key`; both are PEM texts. Offers
+    /// HTTP/2 and HTTP/1.1 by ALPN. Clients need no certificate. Sessions are resumed by tickets under a key of this process.
     ///
     /// # Errors
     /// When one of them is not what it should be, or they do not belong together.

@@ -6,6 +6,8 @@
 //! 1. It is accepted while fewer than [`ServerOptions::max_connections`] are open. One more is told `503 overloaded`
 //!    rather than left in the kernel's queue, where it would run into a timeout without a word: the load balancer can
 //!    try the next replica at once. Only when [`OVERLOAD_REFUSALS`] such answers are under way is accepting paused.
+//!    What it begins with, or what was agreed on by ALPN, says whether it is one of HTTP/1.1, of which this page tells on,
+//!    or of [HTTP/2](http2).
 //! 2. Its bytes pass through a guard, which hands hyper one judged request at a time. The next one is held until the
 //!    response of the last is on the wire, so that pipelined requests are served in turn, and what follows an
 //!    upgrade is judged only when the answer was not a 101.
@@ -17,26 +19,29 @@
 //!
 //! # Deadlines
 //!
-//! A handshake of TLS has to be done within [`ServerOptions::header_timeout`]. Behind it there are three, told apart: a silent peer between requests is left without a word ([`ServerOptions::keep_alive_timeout`]), a
-//! head that has begun and does not end gets `408` ([`ServerOptions::header_timeout`]), and so does a body that stalls
+//! A handshake of TLS has to be done within [`ServerOptions::header_timeout`]. Behind it there are three, told apart: a
+//! silent peer between requests is left without a word ([`ServerOptions::keep_alive_timeout`]), a head that has begun
+//! and does not end gets `408` ([`ServerOptions::header_timeout`]), and so does a body that stalls
 //! ([`ServerOptions::stall_timeout`], which also ends a peer that takes no response bytes).
 //!
 //! # Draining
 //!
-//! From the first moment of a shutdown responses say `Connection: close`. Once it is *closing*, what the kernel has
-//! accepted already is still served, and an idle connection is closed when it has been idle for [`CLOSING_GRACE`] of
-//! that stage: a request that was on its way when the shutdown came is answered. One that crosses the close itself is
-//! read by nobody, and its client reads the end of the stream, not a reset: it may send it again. The same holds for
-//! connections that are closed by [`ServerOptions::keep_alive_timeout`]. Connections that are left when the shutdown
-//! is forced are dropped.
+//! From the first moment of a shutdown responses say `Connection: close`; a connection of HTTP/2 is told so by `GOAWAY`.
+//! Once it is *closing*, what the kernel has accepted already is still served, and an idle connection is closed when it
+//! has been idle for [`CLOSING_GRACE`] of that stage: a request that was on its way when the shutdown came is answered.
+//! One that crosses the close itself is read by nobody, and its client reads the end of the stream, not a reset: it may
+//! send it again. The same holds for connections that are closed by [`ServerOptions::keep_alive_timeout`]. Connections
+//! that are left when the shutdown is forced are dropped.
 
 mod accept;
 mod begin;
 mod connection;
 mod exchange;
 mod guard;
+mod http2;
 mod lent;
 mod linger;
+mod opening;
 mod refusal;
 
 use std::net::SocketAddr;
@@ -165,7 +170,15 @@ impl<S> EdgeService for S where
 {
 }
 
-/// Serves HTTP/1.1 on `listener`, over TLS or in clear text, until the shutdown is closing, then closes the listener and returns.
+/// The request with its body as one that any service can take.
+pub fn with_body(mut request: Request<Incoming>) -> Request<Body> {
+    match request.extensions_mut().remove::<http2::OfStream>() {
+        Some(stream) => request.map(|body| stream.body(body)),
+        None => request.map(Body::new),
+    }
+}
+
+/// Serves HTTP/1.1 and HTTP/2 on `listener`, over TLS or in clear text, until the shutdown is closing, then closes the listener and returns.
 /// The connections go on in tasks that the [`Drain`] waits for.
 ///
 /// No error ends it: a failing `accept` is logged and tried again after a pause.

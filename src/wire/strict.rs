@@ -9,11 +9,13 @@
 
 mod chunked;
 mod head;
+mod http2;
 
 use chunked::Chunked;
 use head::{Framing, Head};
 
 pub(super) use head::find_control;
+pub(super) use http2::admit as admit_http2;
 
 /// The most header fields a request may have. hyper's own limit: up to this it parses without an allocation.
 pub const MAX_FIELDS: usize = 100;

@@ -6,16 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use hyper::server::conn::http1;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::guard::Place;
-use super::{ClientAddr, Edge, EdgeService, Secure, connection};
+use super::opening::{self, Opening, PREFACE, Reopened};
+use super::refusal::encode;
+use super::{ClientAddr, Edge, EdgeRefusal, EdgeService, Secure, connection, http2, linger};
 use crate::tls;
 
 /// How long a client that is one too many may take to shake hands before it is let go without a word.
 const OVERLOAD_HANDSHAKE: Duration = Duration::from_secs(2);
+
+/// How long a connection that is one too many may take to send something, before it is answered all the same.
+const FIRST_BYTES: Duration = Duration::from_secs(1);
 
 /// Who is at the other end of a connection, and by which way.
 #[derive(Clone, Copy, Debug)]
@@ -44,20 +51,60 @@ pub(super) async fn serve<S: EdgeService>(
     place: Place,
     edge: Arc<Edge>,
 ) {
-    let Some(tls) = &edge.tls else {
-        let peer = Peer { addr, secure: false };
-        return connection::run(io, peer, http1, service, place, edge).await;
+    if edge.tls.is_some() {
+        // The state of TLS is not paid for by connections that have none.
+        return Box::pin(serve_secure(io, addr, http1, service, place, edge)).await;
+    }
+    let peer = Peer { addr, secure: false };
+    if let Some((io, opening)) = open(io, &edge).await {
+        match opening {
+            Opening::Http2(first) => Box::pin(http2::run(Reopened::new(first, io), peer, service, place, edge)).await,
+            Opening::Http1(first) => connection::run(io, first, peer, http1, service, place, edge).await,
+            Opening::Silent | Opening::Stalled | Opening::Gone => {}
+        }
+    }
+}
+
+/// The connection and what it speaks; `None` when it was closed for speaking nothing.
+async fn open(mut io: TcpStream, edge: &Edge) -> Option<(TcpStream, Opening)> {
+    let opened = async {
+        let opening = opening::read(&mut io, edge).await;
+        match opening {
+            Opening::Silent => linger::close_idle(&mut io).await,
+            Opening::Stalled => {
+                EdgeRefusal::RequestTimeout.count(&edge.stats);
+                let wire = encode(&(edge.render)(EdgeRefusal::RequestTimeout), edge.clock.now());
+                linger::close(&mut io, &wire).await;
+            }
+            Opening::Http1(_) | Opening::Http2(_) | Opening::Gone => {}
+        }
+        opening
     };
+    let opening = tokio::select! {
+        biased;
+        opening = opened => opening,
+        () = edge.drain.forced() => return None,
+    };
+    Some((io, opening))
+}
+
+async fn serve_secure<S: EdgeService>(
+    io: TcpStream,
+    addr: SocketAddr,
+    http1: &http1::Builder,
+    service: S,
+    place: Place,
+    edge: Arc<Edge>,
+) {
+    let Some(tls) = &edge.tls else { return };
     let shaken = tokio::select! {
         shaken = shake_hands(io, tls, edge.options.header_timeout) => shaken,
         () = edge.drain.forced() => return,
     };
+    let peer = Peer { addr, secure: true };
     match shaken {
-        Ok(io) => {
-            let peer = Peer { addr, secure: true };
-            // The state of TLS is not paid for by connections that have none.
-            Box::pin(connection::run(io, peer, http1, service, place, edge)).await;
-        }
+        Ok(io) if speaks_http2(&io) => Box::pin(http2::run(io, peer, service, place, edge)).await,
+        Ok(io) => connection::run(io, BytesMut::new(), peer, http1, service, place, edge).await,
         Err(error) => {
             edge.stats.tls_failed.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(%addr, %error, "a client did not get through the TLS handshake");
@@ -65,14 +112,37 @@ pub(super) async fn serve<S: EdgeService>(
     }
 }
 
-/// Answers a connection that is one too many, in the language that it expects.
+/// What was agreed on by ALPN.
+fn speaks_http2(io: &TlsStream<TcpStream>) -> bool {
+    io.get_ref().1.alpn_protocol() == Some(tls::HTTP2)
+}
+
+/// Answers a connection that is one too many, in the language that it expects, once it has asked something.
 pub(super) async fn refuse(mut io: TcpStream, edge: &Edge) {
     let Some(tls) = &edge.tls else {
-        return connection::refuse(&mut io, edge).await;
+        return refuse_in_clear(&mut io, edge).await;
     };
-    if let Ok(mut io) = shake_hands(io, tls, OVERLOAD_HANDSHAKE.min(edge.options.header_timeout)).await {
-        connection::refuse(&mut io, edge).await;
+    match shake_hands(io, tls, OVERLOAD_HANDSHAKE.min(edge.options.header_timeout)).await {
+        Ok(mut io) if speaks_http2(&io) => http2::refuse(&mut io, edge).await,
+        Ok(mut io) => refuse_in_clear(&mut io, edge).await,
+        Err(_) => {}
     }
+}
+
+async fn refuse_in_clear<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, edge: &Edge) {
+    let mut first = [0; PREFACE.len()];
+    let asked = tokio::time::timeout(FIRST_BYTES, io.read(&mut first)).await;
+    let read = match asked {
+        Ok(Ok(0) | Err(_)) => return,
+        Ok(Ok(read)) => first.get(..read).unwrap_or_default(),
+        Err(_elapsed) => &[],
+    };
+    if read.starts_with(b"PRI ") && PREFACE.starts_with(read) {
+        return http2::refuse(io, edge).await;
+    }
+    EdgeRefusal::Overloaded.count(&edge.stats);
+    let wire = encode(&(edge.render)(EdgeRefusal::Overloaded), edge.clock.now());
+    linger::close(io, &wire).await;
 }
 
 /// The stream inside, unless the client takes too long, does not come to terms, or leaves.

@@ -4,27 +4,23 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use axum::body::Body;
+use bytes::BytesMut;
 use http::header::{CONNECTION, HeaderValue};
 use http::{Response, StatusCode};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::begin::Peer;
 use super::exchange::{Exchange, Progress, TrackedBody};
 use super::guard::{Guard, Place};
 use super::lent::Lent;
-use super::refusal::encode;
-use super::{Edge, EdgeRefusal, EdgeService, linger};
+use super::{Edge, EdgeService, linger};
 use crate::lifecycle::{Drain, Stage};
 use crate::wire::strict::MAX_FIELDS;
-
-/// How long a connection that is one too many may take to send something, before it is answered all the same.
-const FIRST_BYTES: Duration = Duration::from_secs(1);
 
 /// hyper as the edge wants it. It sets no deadlines and no limit of its own that the guard would not reach first.
 pub(super) fn protocol(edge: &Edge) -> http1::Builder {
@@ -41,14 +37,21 @@ pub(super) fn protocol(edge: &Edge) -> http1::Builder {
     http1
 }
 
-/// Serves requests until the connection closes, is upgraded, or has to be dropped.
-pub(super) async fn run<IO, S>(io: IO, peer: Peer, http1: &http1::Builder, service: S, place: Place, edge: Arc<Edge>)
-where
+/// Serves requests until the connection closes, is upgraded, or has to be dropped. `first`: what was read of it already.
+pub(super) async fn run<IO, S>(
+    io: IO,
+    first: BytesMut,
+    peer: Peer,
+    http1: &http1::Builder,
+    service: S,
+    place: Place,
+    edge: Arc<Edge>,
+) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: EdgeService,
 {
     let exchange = Arc::new(Exchange::new(edge.stats.clone()));
-    let (lent, returned) = Lent::new(Guard::new(io, exchange.clone(), edge.clone(), place));
+    let (lent, returned) = Lent::new(Guard::new(io, first, exchange.clone(), edge.clone(), place));
     let drain = edge.drain.clone();
     let service = {
         let exchange = exchange.clone();
@@ -149,16 +152,4 @@ where
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| TrackedBody::new(body, exchange, is_upgrade)))
-}
-
-/// Answers a connection that is one too many, once it has asked something, and closes it.
-pub(super) async fn refuse<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, edge: &Edge) {
-    EdgeRefusal::Overloaded.count(&edge.stats);
-    let mut first = [0; 1];
-    let asked = tokio::time::timeout(FIRST_BYTES, io.read(&mut first)).await;
-    if matches!(asked, Ok(Ok(0) | Err(_))) {
-        return;
-    }
-    let wire = encode(&(edge.render)(EdgeRefusal::Overloaded), edge.clock.now());
-    linger::close(io, &wire).await;
 }

@@ -90,13 +90,14 @@ impl Drop for Place {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
-    pub(super) fn new(io: IO, exchange: Arc<Exchange>, edge: Arc<Edge>, place: Place) -> Self {
+    /// `first`: what was read already.
+    pub(super) fn new(io: IO, first: BytesMut, exchange: Arc<Exchange>, edge: Arc<Edge>, place: Place) -> Self {
         Self {
             io,
             checker: Checker::new(edge.options.max_header_size),
             exchange,
             edge,
-            held: BytesMut::new(),
+            held: first,
             judged: 0,
             outcome: Outcome::Open,
             flushed: false,

@@ -235,7 +235,7 @@ fn starts_with_ignore_case(bytes: &[u8], prefix: &[u8]) -> bool {
 
 /// Visible ASCII but the bytes that no URI may hold raw. `[ ] { } | \ ^` may not either (RFC 3986), but browsers and
 /// common HTTP libraries send them and no two parties read them differently. A `#` would be cut off by the parser.
-fn is_path_and_query(bytes: &[u8]) -> bool {
+pub(super) fn is_path_and_query(bytes: &[u8]) -> bool {
     let mut in_query = false;
     bytes.iter().all(|&byte| {
         in_query |= byte == b'?';
@@ -250,7 +250,7 @@ fn is_path_and_query(bytes: &[u8]) -> bool {
 /// `uri-host [ ":" port ]` (RFC 9110 §7.2) with a host name, an IPv4 address or a bracketed IPv6 address. Percent
 /// signs and sub-delimiters, which the grammar of reg-name would allow, are in no host name: a comma there would
 /// mean two hosts in `X-Forwarded-Host`.
-fn is_host(value: &[u8]) -> bool {
+pub(super) fn is_host(value: &[u8]) -> bool {
     let (host_is_good, port) = match value {
         [b'[', rest @ ..] => {
             let length = rest.iter().position(|&byte| byte == b']').unwrap_or(rest.len());
@@ -280,7 +280,7 @@ fn number(digits: &[u8]) -> u64 {
 }
 
 /// `1*DIGIT` (RFC 9110 §8.6), within what hyper and a 63-bit backend can count.
-fn content_length(value: &[u8]) -> Result<u64, Flaw> {
+pub(super) fn content_length(value: &[u8]) -> Result<u64, Flaw> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(Flaw::Malformed("an invalid Content-Length"));
     }

@@ -1,84 +1,21 @@
 //! TLS towards clients: with curl and openssl as they are, and by hand.
 
-use std::net::SocketAddr;
-use std::process::Output;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::process::Command;
 use tokio::time::Instant;
 
-use crate::support::bridge::{Bridge, BridgeBuilder};
+use super::{OK, REQUEST, SOON, connect, curl, rest, run, with_tls};
 use crate::support::eventually;
-use crate::support::pki::{Authority, Identity};
+use crate::support::pki::Authority;
 use crate::support::raw::{RawBackend, RawStream};
-
-const SOON: Duration = Duration::from_secs(10);
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-const REQUEST: &str =
-    "GET /a HTTP/1.1\r\nHost: shop.example\r\nX-Install-Id: 9e201bab-1ccf-47d1-82e0-90d71ee5fd2c\r\n\r\n";
-
-/// A program that the tests need, run to its end.
-async fn run(program: &str, install: &str, arguments: &[&str]) -> Output {
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .stdin(std::process::Stdio::null())
-        .kill_on_drop(true);
-    let output = tokio::time::timeout(SOON, command.output()).await;
-    output.expect("it ends").unwrap_or_else(|error| {
-        panic!("{program} could not be started ({error}); to install it: apt-get install {install}")
-    })
-}
-
-/// What curl is answered by `https://shop.example:PORT/a`, or why not.
-async fn curl(bridge: &Bridge, authority: &Authority, more: &[&str]) -> Result<String, String> {
-    let port = bridge.traffic.port();
-    let (ca, url) = (authority.file(), format!("https://shop.example:{port}/a"));
-    let resolve = format!("shop.example:{port}:127.0.0.1");
-    let mut arguments = vec!["--silent", "--show-error", "--noproxy", "*", "--resolve", &resolve];
-    arguments.extend(["--cacert", ca.to_str().expect("UTF-8")]);
-    arguments.extend(["-H", "X-Install-Id: 9e201bab-1ccf-47d1-82e0-90d71ee5fd2c"]);
-    arguments.extend(more);
-    arguments.push(&url);
-    let output = run("curl", "curl", &arguments).await;
-    if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).into_owned())
-    }
-}
-
-fn with_tls(backend: &RawBackend, identity: &Identity) -> BridgeBuilder {
-    let text = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
-    Bridge::before(&backend.url())
-        .set("server.tls.cert", text(&identity.cert))
-        .set("server.tls.key", text(&identity.key))
-}
-
-async fn connect(
-    authority: &Authority,
-    address: SocketAddr,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
-    let ca = std::fs::read_to_string(authority.file()).expect("a file");
-    let client = session_bridge::tls::Client::new(Some(&ca), None).expect("a client");
-    let stream = TcpStream::connect(address).await.expect("a connection");
-    client.connect("shop.example", stream).await
-}
-
-/// Reads until the end, which must be one in order.
-async fn rest(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
-    let mut bytes = Vec::new();
-    let read = tokio::time::timeout(SOON, stream.read_to_end(&mut bytes)).await;
-    read.expect("an end").expect("an end in order");
-    String::from_utf8_lossy(&bytes).into_owned()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_is_served_over_tls_1_2_and_1_3_and_the_backend_is_told_https() {
     let (backend, authority) = (RawBackend::answering(OK).await, Authority::new("ours"));
-    let bridge = with_tls(&backend, &authority.issue(&["shop.example"])).start().await;
+    let bridge = with_tls(&backend.url(), &authority.issue(&["shop.example"]))
+        .start()
+        .await;
     for version in [["--tlsv1.2", "--tls-max", "1.2"], ["--tlsv1.3", "--tls-max", "1.3"]] {
         let options = [&version[..], &["--http1.1"]].concat();
         assert_eq!(
@@ -107,7 +44,9 @@ async fn curl_is_served_over_tls_1_2_and_1_3_and_the_backend_is_told_https() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_is_used_again_and_its_session_is_resumed() {
     let (backend, authority) = (RawBackend::answering(OK).await, Authority::new("ours"));
-    let bridge = with_tls(&backend, &authority.issue(&["shop.example"])).start().await;
+    let bridge = with_tls(&backend.url(), &authority.issue(&["shop.example"]))
+        .start()
+        .await;
     let mut stream = connect(&authority, bridge.traffic).await.unwrap();
     for _ in 0..3 {
         stream.write_all(REQUEST.as_bytes()).await.unwrap();
@@ -129,7 +68,7 @@ async fn a_connection_is_used_again_and_its_session_is_resumed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_silent_in_the_handshake_or_speaks_no_tls_is_let_go_and_harms_nobody() {
     let (backend, authority) = (RawBackend::answering(OK).await, Authority::new("ours"));
-    let bridge = with_tls(&backend, &authority.issue(&["shop.example"]))
+    let bridge = with_tls(&backend.url(), &authority.issue(&["shop.example"]))
         .set("server.header_timeout", "2s")
         .start()
         .await;
@@ -159,7 +98,7 @@ async fn a_new_certificate_is_shown_without_a_restart_and_a_bad_one_is_told_and_
     let backend = RawBackend::answering(OK).await;
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let shown = old.issue(&["shop.example"]);
-    let bridge = with_tls(&backend, &shown).start().await;
+    let bridge = with_tls(&backend.url(), &shown).start().await;
     let mut kept = connect(&old, bridge.traffic).await.unwrap();
 
     let next = new.issue(&["shop.example"]);
@@ -188,7 +127,7 @@ async fn a_new_certificate_is_shown_without_a_restart_and_a_bad_one_is_told_and_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_and_the_end_of_the_bridge_are_told_inside_tls() {
     let (backend, authority) = (RawBackend::answering(OK).await, Authority::new("ours"));
-    let mut bridge = with_tls(&backend, &authority.issue(&["shop.example"]))
+    let mut bridge = with_tls(&backend.url(), &authority.issue(&["shop.example"]))
         .set("server.max_connections", 1)
         .start()
         .await;
@@ -241,7 +180,9 @@ async fn an_upgraded_connection_goes_over_tls_both_ways() {
     })
     .await;
     let authority = Authority::new("ours");
-    let bridge = with_tls(&backend, &authority.issue(&["shop.example"])).start().await;
+    let bridge = with_tls(&backend.url(), &authority.issue(&["shop.example"]))
+        .start()
+        .await;
     let mut stream = connect(&authority, bridge.traffic).await.unwrap();
     let upgrade = REQUEST.replace("\r\n\r\n", "\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n");
     stream.write_all(upgrade.as_bytes()).await.unwrap();
