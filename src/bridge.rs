@@ -11,7 +11,7 @@
 //! 6. [`refuse`]: whatever goes wrong becomes a response, by the only such table.
 //!
 //! They share [`sessions`], the typed front of the store, and the parts that hold what is under way: [`flights`] and
-//! [`lead`] (who may start a session), [`pending`] (changes that the store could not take), [`touch`] (sliding expiry),
+//! [`lead`] (who may start a session), [`turns`] (how many requests of an installation go at once), [`pending`] (changes that the store could not take), [`touch`] (sliding expiry),
 //! [`seen_through`] (requests whose client has left).
 
 pub mod access;
@@ -32,6 +32,7 @@ pub mod route;
 pub mod seen_through;
 pub mod sessions;
 pub mod touch;
+pub mod turns;
 pub mod unreadable;
 
 use std::net::SocketAddr;
@@ -62,6 +63,7 @@ use route::{Route, Routes, SessionUse};
 use seen_through::{Dispatched, SeenThrough};
 use sessions::Sessions;
 use touch::Touch;
+use turns::{Turn, Turns};
 
 use crate::metrics::{CookieDrop, Metrics};
 use crate::session::clock::Timestamp;
@@ -84,6 +86,8 @@ pub struct Parts {
     pub outbound: Outbound,
     /// What is done for the CSRF protection of the backend, if anything.
     pub csrf: Option<CsrfBridge>,
+    /// How many requests of one installation go to the backend at once, if that is limited.
+    pub turns: Option<Arc<Turns>>,
     /// Finds sessions.
     pub acquire: Acquire,
     /// Stores changes.
@@ -164,6 +168,7 @@ impl Bridge {
 
         let (request, key) = self.identify(request, route, journal).await?;
         journal.identified(key);
+        let turn = self.turn(key, route).await?;
         let safe = request.method().is_safe();
         let mut held = match key {
             Some(key) => self.acquire(key, safe, journal).await?,
@@ -195,7 +200,8 @@ impl Bridge {
         journal.dispatched();
         let (response, cookies) = self.exchange(outgoing, route, journal).await?;
 
-        let (end, response) = self.dress(response, held.as_ref().is_some_and(|held| held.lead.is_some()));
+        let leads = held.as_ref().is_some_and(|held| held.lead.is_some());
+        let (end, response) = self.dress(response, leads, turn);
         if let Some(held) = held.take() {
             let said = Said {
                 rank,
@@ -237,6 +243,20 @@ impl Bridge {
             Identity::Missing if reject_missing => Err(Refusal::InstallIdMissing),
             Identity::Missing => Ok((Request::from_parts(head, body), None)),
         }
+    }
+
+    /// Waits until the backend may be sent another request of that installation.
+    async fn turn(&self, key: Option<Key>, route: &Route) -> Result<Option<Turn>, Refusal> {
+        let Some((turns, key)) = self.parts.turns.as_ref().filter(|_| !route.unlimited).zip(key) else {
+            return Ok(None);
+        };
+        let turn = turns
+            .take(key)
+            .await
+            .map_err(|turns::TurnTimeout| Refusal::SessionWaitTimeout {
+                retry_after: RETRY_AFTER,
+            });
+        turn.map(Some)
     }
 
     /// Stage 2: the session, or the policy for an outage of the store.
@@ -304,11 +324,13 @@ impl Bridge {
         Ok((response, cookies))
     }
 
-    /// Wraps the body, and tells when a response that may start a session has ended.
+    /// Wraps the body, and tells when a response that may start a session has ended. The turn goes with the body,
+    /// which is there until the head has gone out; a tunnel that follows takes none.
     fn dress(
         &self,
         response: Response<UpstreamBody>,
         watch_end: bool,
+        turn: Option<Turn>,
     ) -> (Option<oneshot::Receiver<()>>, Response<Body>) {
         let (head, body) = response.into_parts();
         let has_body = head.status != StatusCode::SWITCHING_PROTOCOLS && !http_body::Body::is_end_stream(&body);
@@ -319,7 +341,10 @@ impl Bridge {
             (None, None)
         };
         let sized = head.headers.contains_key(CONTENT_LENGTH);
-        (ended, Response::from_parts(head, InboundBody::wrap(body, sized, end)))
+        (
+            ended,
+            Response::from_parts(head, InboundBody::wrap(body, sized, (end, turn))),
+        )
     }
 
     /// The cookies that can be read and are to be kept (rules J1, J3).

@@ -21,6 +21,7 @@ use crate::bridge::refuse::Refusal;
 use crate::bridge::route::{Route, Routes, SessionUse};
 use crate::bridge::sessions::Sessions;
 use crate::bridge::touch::Touch;
+use crate::bridge::turns::Turns;
 use crate::bridge::unreadable::OnUnreadable;
 use crate::bridge::{self};
 use crate::config::{
@@ -278,6 +279,10 @@ pub(super) fn bridge(config: &Config, shared: Shared) -> Result<bridge::Parts, S
         routes: routes(config),
         outbound: outbound(config)?,
         csrf: csrf(&config.session.csrf),
+        turns: config
+            .session
+            .max_in_flight
+            .map(|most| Turns::new(most, config.session.turn_wait)),
         acquire: Acquire::new(
             Arc::clone(&sessions),
             Arc::clone(&pending),
@@ -330,6 +335,7 @@ fn routes(config: &Config) -> Routes {
         methods: Vec::new(),
         session: SessionUse::Required,
         auth: false,
+        unlimited: false,
         response_timeout: config.upstream.response_timeout,
         auth_paths: config.session.auth_paths.clone(),
     };
@@ -342,6 +348,7 @@ fn routes(config: &Config) -> Routes {
             RouteSession::Off => SessionUse::Off,
         },
         auth: route.auth,
+        unlimited: route.unlimited,
         response_timeout: route.timeout.unwrap_or(config.upstream.response_timeout),
         auth_paths: config.session.auth_paths.clone(),
     });

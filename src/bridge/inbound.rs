@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, HeaderName, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderValue};
 use http_body::{Frame, SizeHint};
-use tokio::sync::oneshot;
 
 /// Its predecessor (RFC 2965), which no browser reads any more and no client should see either.
 const SET_COOKIE2: HeaderName = HeaderName::from_static("set-cookie2");
@@ -99,33 +98,34 @@ fn split_list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|member| !member.is_empty())
 }
 
-/// A response body on its way to the client: trailers lose their `Set-Cookie`, and its end can be waited for.
-pub struct InboundBody<B: http_body::Body> {
+/// A response body on its way to the client: trailers lose their `Set-Cookie`, and what is to be let go at its end is.
+pub struct InboundBody<B: http_body::Body, H> {
     body: B,
     /// The backend has told the length.
     sized: bool,
     /// The error that ends the body, while what came before it is written.
     failed: Option<B::Error>,
     /// Dropped at the end of the body, however it ends.
-    end: Option<oneshot::Sender<()>>,
+    held: Option<H>,
 }
 
-impl<B> InboundBody<B>
+impl<B, H> InboundBody<B, H>
 where
     B: http_body::Body<Data = Bytes, Error: Into<axum::BoxError> + Send + Unpin> + Send + Unpin + 'static,
+    H: Send + Unpin + 'static,
 {
-    /// Wraps `body`; `sized`: the backend has told its length. `end` is dropped when it has ended or is given up.
-    pub fn wrap(body: B, sized: bool, end: Option<oneshot::Sender<()>>) -> Body {
+    /// Wraps `body`; `sized`: the backend has told its length. `held` is dropped when it has ended or is given up.
+    pub fn wrap(body: B, sized: bool, held: H) -> Body {
         Body::new(Self {
             body,
             sized,
             failed: None,
-            end,
+            held: Some(held),
         })
     }
 }
 
-impl<B: http_body::Body<Data = Bytes, Error: Unpin> + Unpin> http_body::Body for InboundBody<B> {
+impl<B: http_body::Body<Data = Bytes, Error: Unpin> + Unpin, H: Unpin> http_body::Body for InboundBody<B, H> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -144,12 +144,12 @@ impl<B: http_body::Body<Data = Bytes, Error: Unpin> + Unpin> http_body::Body for
                     trailers.remove(SET_COOKIE2);
                 }
                 if self.body.is_end_stream() {
-                    self.end = None;
+                    self.held = None;
                 }
             }
-            Poll::Ready(None) => self.end = None,
+            Poll::Ready(None) => self.held = None,
             Poll::Ready(Some(Err(error))) => {
-                self.end = None;
+                self.held = None;
                 // hyper writes while the body has nothing, and drops what it has not written when the body fails: told
                 // at once, the client would be left without even the status.
                 self.failed = Some(error);
@@ -180,6 +180,7 @@ impl<B: http_body::Body<Data = Bytes, Error: Unpin> + Unpin> http_body::Body for
 mod tests {
     use super::*;
     use http_body_util::BodyExt as _;
+    use tokio::sync::oneshot;
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -260,8 +261,8 @@ mod tests {
             Ok(Frame::trailers(headers(&[("set-cookie", "a=1"), ("x-sum", "9")]))),
         ];
         let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
-        let (end, ended) = oneshot::channel();
-        let collected = InboundBody::wrap(body, false, Some(end)).collect().await.unwrap();
+        let (end, ended) = oneshot::channel::<()>();
+        let collected = InboundBody::wrap(body, false, end).collect().await.unwrap();
         let trailers = collected.trailers().unwrap();
         assert_eq!(trailers["x-sum"], "9");
         assert!(!trailers.contains_key("set-cookie"));

@@ -63,7 +63,8 @@ pub enum Refusal {
         /// When to try again.
         retry_after: Duration,
     },
-    /// Another request was starting the session all the time. Nothing was sent to the backend.
+    /// Another request was starting the session all the time, or as many as may go at once were under way. Nothing was
+    /// sent to the backend.
     SessionWaitTimeout {
         /// When to try again.
         retry_after: Duration,
@@ -175,8 +176,8 @@ impl Refusal {
                 "The session cannot be looked up just now. The backend was not asked; send the request again later."
             }
             Self::SessionWaitTimeout { .. } => {
-                "Another request of this installation is still starting its session. The backend was not asked; send \
-                 the request again later."
+                "Other requests of this installation are still under way: one that starts its session, or as many as may \
+                 go at once. The backend was not asked; send the request again later."
             }
             Self::SessionBoundElsewhere => {
                 "The session of this installation was started from another address. Send the request from there."

@@ -30,6 +30,8 @@ pub struct Route {
     pub session: SessionUse,
     /// Whether they log in or out.
     pub auth: bool,
+    /// Whether they neither count nor wait where the requests of an installation are limited.
+    pub unlimited: bool,
     /// From the end of the upload to the response head.
     pub response_timeout: Duration,
     /// Requests that log in or out by `session.auth_paths`.
@@ -108,6 +110,7 @@ mod tests {
             methods: Vec::new(),
             session: SessionUse::Required,
             auth: false,
+            unlimited: false,
             response_timeout: Duration::from_secs(1),
             auth_paths: vec![Glob::new("/login"), Glob::new("/?logout=*"), Glob::new("/auth/*")],
         }

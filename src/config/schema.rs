@@ -182,6 +182,8 @@ fn session(section: &mut Section<'_>) -> Session {
         ),
         create_wait: section.value("create_wait", duration, seconds(10)),
         body_wait: section.value("body_wait", duration, seconds(2)),
+        max_in_flight: Some(section.value("max_in_flight", count(0..=10_000), 0)).filter(|most| *most > 0),
+        turn_wait: section.value("turn_wait", duration, seconds(10)),
         auth_paths: section.list("auth_paths", path_glob, Vec::new()),
         on_store_error: section.value(
             "on_store_error",
@@ -288,14 +290,16 @@ fn route(section: &mut Section<'_>, node: &Node) -> Option<Route> {
             ),
             RouteSession::Required,
         ),
+        section.value("unlimited", boolean, false),
         section.value("timeout", optional_duration, None),
     );
-    let (methods, auth, session, timeout) = rest;
+    let (methods, auth, session, unlimited, timeout) = rest;
     Some(Route {
         path: path?,
         methods,
         auth,
         session,
+        unlimited,
         timeout,
     })
 }

@@ -124,6 +124,10 @@ pub struct Session {
     pub create_wait: Duration,
     /// How long after its head the body of a response may hold those who wait. May be zero.
     pub body_wait: Duration,
+    /// How many requests of one installation go to the backend at once; `None`: any number.
+    pub max_in_flight: Option<usize>,
+    /// How long the others wait for their turn. May be zero.
+    pub turn_wait: Duration,
     /// Requests that log in or out.
     pub auth_paths: Vec<Glob>,
     /// What becomes of a request while the store cannot be asked.
@@ -213,6 +217,8 @@ pub struct Route {
     pub auth: bool,
     /// Whether they have a session.
     pub session: RouteSession,
+    /// `session.max_in_flight` is not for them.
+    pub unlimited: bool,
     /// In place of `upstream.response_timeout`.
     pub timeout: Option<Duration>,
 }

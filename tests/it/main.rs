@@ -34,3 +34,4 @@ mod shutdown;
 mod single_flight;
 mod stores;
 mod support;
+mod turns;
