@@ -363,6 +363,10 @@ fn read_sources(
     let stats = Arc::clone(edge);
     metrics.read_from(Source::ClientConnections, move || stats.open.load(Ordering::Relaxed));
     let stats = Arc::clone(edge);
+    metrics.read_from(Source::ClientProxyFailures, move || {
+        stats.proxy_failed.load(Ordering::Relaxed)
+    });
+    let stats = Arc::clone(edge);
     metrics.read_from(Source::ClientTlsFailures, move || {
         stats.tls_failed.load(Ordering::Relaxed)
     });

@@ -28,6 +28,7 @@
 //! | `session_bridge_store_operations_total` | counter | `op`, `result` | calls of the store, see [`StoreOp`] and [`StoreResult`] |
 //! | `session_bridge_store_operation_duration_seconds` | histogram | `op` | how long they took, failed ones too |
 //! | `session_bridge_client_connections` | gauge | | open connections of clients |
+//! | `session_bridge_client_proxy_failures_total` | counter | | connections of trusted proxies that began without a good header of the PROXY protocol |
 //! | `session_bridge_client_tls_failures_total` | counter | | connections on which a client did not get through the handshake of TLS |
 //! | `session_bridge_upstream_connections` | gauge | | open connections to the backend, idle ones too |
 //! | `session_bridge_upstream_connects_total` | counter | | connections opened to the backend |
@@ -102,6 +103,8 @@ pub struct Metrics {
 pub enum Source {
     /// Open connections of clients.
     ClientConnections,
+    /// Connections of trusted proxies so far that began without a good header of the PROXY protocol.
+    ClientProxyFailures,
     /// Connections so far on which a client did not get through the handshake of TLS.
     ClientTlsFailures,
     /// Open connections to the backend.
@@ -369,6 +372,7 @@ type Read = OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>;
 #[derive(Default)]
 struct Sources {
     client_connections: Read,
+    client_proxy_failures: Read,
     client_tls_failures: Read,
     upstream_connections: Read,
     upstream_connects: Read,
@@ -422,7 +426,12 @@ impl Sources {
         ),
         (Source::Ready, "ready", "Whether this replica is ready"),
     ];
-    const COUNTERS: [(Source, &'static str, &'static str); 11] = [
+    const COUNTERS: [(Source, &'static str, &'static str); 12] = [
+        (
+            Source::ClientProxyFailures,
+            "client_proxy_failures",
+            "Connections of trusted proxies that began without a good header of the PROXY protocol",
+        ),
         (
             Source::ClientTlsFailures,
             "client_tls_failures",
@@ -479,6 +488,7 @@ impl Sources {
     const fn slot(&self, source: Source) -> &Read {
         match source {
             Source::ClientConnections => &self.client_connections,
+            Source::ClientProxyFailures => &self.client_proxy_failures,
             Source::ClientTlsFailures => &self.client_tls_failures,
             Source::UpstreamConnections => &self.upstream_connections,
             Source::UpstreamConnects => &self.upstream_connects,

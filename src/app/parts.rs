@@ -41,7 +41,7 @@ use crate::store::redis::{Address, Login, RedisOptions, RedisStore, Servers};
 use crate::store::sql::SqliteStore;
 use crate::tls;
 use crate::wire::headers::TrustedProxies;
-use crate::wire::server::{Edge, EdgeRefusal, EdgeStats, ServerOptions};
+use crate::wire::server::{Edge, EdgeRefusal, EdgeStats, ProxyProtocol, ServerOptions};
 use crate::wire::upstream::{Upstream, UpstreamOptions};
 
 /// How long a client may hold up a body, in either direction; nginx's default for both.
@@ -225,6 +225,10 @@ pub(super) fn edge(
             stall_timeout: STALL_TIMEOUT,
         },
         tls,
+        proxy_protocol: server.proxy_protocol.then(|| {
+            let from = TrustedProxies::new(server.trusted_proxies.clone());
+            Arc::new(ProxyProtocol::new(from))
+        }),
         render: Arc::new(move |cause| {
             let refusal = match cause {
                 EdgeRefusal::BadRequest(reason) => Refusal::BadRequest { reason },

@@ -27,6 +27,10 @@ pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
     }
     keys(reader, tree);
     server_tls(reader, tree);
+    if parts.server.proxy_protocol && parts.server.trusted_proxies.is_empty() {
+        let message = "is spoken by trusted_proxies only, and there are none";
+        reader.contradiction(tree, &["server.proxy_protocol", "server.trusted_proxies"], message);
+    }
     if let Some((one, other)) = same_twice(&parts.store.encryption_key_files) {
         let message = match other {
             Sealing::Clear => "\"clear\" is listed twice".to_owned(),

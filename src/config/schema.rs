@@ -88,6 +88,7 @@ fn server(section: &mut Section<'_>) -> Server {
         drain_delay: section.value("drain_delay", duration, seconds(5)),
         drain_timeout: section.value("drain_timeout", duration, seconds(30)),
         trusted_proxies: section.list("trusted_proxies", network, Vec::new()),
+        proxy_protocol: section.value("proxy_protocol", boolean, false),
         tls: section.table("tls", server_tls),
     }
 }

@@ -33,6 +33,8 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// Whose `X-Forwarded-*` and `Forwarded` are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Connections from `trusted_proxies`, which are some then, begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// What to show to clients over TLS; `None`: the listener speaks clear text.
     pub tls: Option<ServerTls>,
 }

@@ -448,6 +448,7 @@ const WRONG: &[(&str, &str)] = &[
     ("[store.tls]\ncertificate = \"\"", "bridge.toml:2: store.tls.certificate: unknown key; the keys of store.tls are ca, cert, key"),
     ("[store.tls]\nkeys = \"\"", "bridge.toml:2: store.tls.keys: unknown key; did you mean `key`?"),
     ("[server]\ntls = { cert = \"/nowhere/c\", key = \"/nowhere/k\" }", "bridge.toml:2: server.tls.cert: cannot read the file: No such file or directory (os error 2)\nbridge.toml:2: server.tls.key: cannot read the file: No such file or directory (os error 2)"),
+    ("server.proxy_protocol = true", "bridge.toml:1: server.proxy_protocol: is spoken by trusted_proxies only, and there are none"),
     ("[server.tls]\nkey = \"Cargo.toml\"\ncert = \"\"", "bridge.toml:2: server.tls.key: the file must be PEM: a text with -----BEGIN … in it"),
     ("store.wait_replicas = 256", "bridge.toml:1: store.wait_replicas: must be from 0 to 255"),
     // Files and keys.

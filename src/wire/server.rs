@@ -19,7 +19,8 @@
 //!
 //! # Deadlines
 //!
-//! A handshake of TLS has to be done within [`ServerOptions::header_timeout`]. Behind it there are three, told apart: a
+//! A header of the PROXY protocol has to come, and a handshake of TLS to be done, within
+//! [`ServerOptions::header_timeout`] each. Behind them there are three, told apart: a
 //! silent peer between requests is left without a word ([`ServerOptions::keep_alive_timeout`]), a head that has begun
 //! and does not end gets `408` ([`ServerOptions::header_timeout`]), and so does a body that stalls
 //! ([`ServerOptions::stall_timeout`], which also ends a peer that takes no response bytes).
@@ -42,6 +43,7 @@ mod http2;
 mod lent;
 mod linger;
 mod opening;
+mod proxy_protocol;
 mod refusal;
 
 use std::net::SocketAddr;
@@ -60,13 +62,15 @@ use crate::tls;
 
 pub use accept::OVERLOAD_REFUSALS;
 pub use guard::CLOSING_GRACE;
+pub use proxy_protocol::ProxyProtocol;
 pub use refusal::{EdgeRefusal, RenderRefusal};
 
-/// The peer of the connection that a request came on; an extension of every request.
+/// The peer of the connection that a request came on, or the client that a trusted proxy has named by the PROXY
+/// protocol; an extension of every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddr(pub SocketAddr);
 
-/// An extension of every request that came over TLS.
+/// An extension of every request that came over TLS, to us or, by its own word, to a trusted proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Secure;
 
@@ -77,7 +81,8 @@ pub struct ServerOptions {
     pub max_connections: usize,
     /// The most bytes of a request head, its empty line included.
     pub max_header_size: usize,
-    /// From the first byte of a request head to its last; and for the handshake of TLS, from its acceptance.
+    /// From the first byte of a request head to its last; for a header of the PROXY protocol, from the acceptance of
+    /// the connection; and for the handshake of TLS.
     pub header_timeout: Duration,
     /// How long a connection may be silent before its first request, and between two.
     pub keep_alive_timeout: Duration,
@@ -109,6 +114,8 @@ pub struct EdgeStats {
     pub overloaded: AtomicU64,
     /// Connections on which the handshake of TLS failed.
     pub tls_failed: AtomicU64,
+    /// Connections of trusted proxies that began without a good header of the PROXY protocol.
+    pub proxy_failed: AtomicU64,
 }
 
 impl EdgeStats {
@@ -130,6 +137,8 @@ pub struct Edge {
     pub options: ServerOptions,
     /// What to show to clients; `None`: clear text.
     pub tls: Option<tls::Server>,
+    /// Whose connections begin with the PROXY protocol; `None`: nobody's.
+    pub proxy_protocol: Option<Arc<ProxyProtocol>>,
     /// Turns a refusal into the response that the client gets.
     pub render: RenderRefusal,
     /// When to stop.

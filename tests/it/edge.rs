@@ -1,6 +1,7 @@
 //! How connections of clients begin, and what is spoken on them.
 
 mod http2;
+mod proxy_protocol;
 mod tls;
 
 use std::net::SocketAddr;
@@ -61,9 +62,15 @@ async fn connect(
     authority: &Authority,
     address: SocketAddr,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
+    connect_over(authority, TcpStream::connect(address).await.expect("a connection")).await
+}
+
+async fn connect_over(
+    authority: &Authority,
+    stream: TcpStream,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
     let ca = std::fs::read_to_string(authority.file()).expect("a file");
     let client = session_bridge::tls::Client::new(Some(&ca), None).expect("a client");
-    let stream = TcpStream::connect(address).await.expect("a connection");
     client.connect("shop.example", stream).await
 }
 

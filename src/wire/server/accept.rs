@@ -126,7 +126,7 @@ impl<S: EdgeService> Server<S> {
             Some(Seat::Refused(slot)) => {
                 self.edge.drain.spawn(async move {
                     tokio::select! {
-                        () = begin::refuse(io, &server.edge) => {}
+                        () = begin::refuse(io, peer, &server.edge) => {}
                         () = server.edge.drain.forced() => {}
                     }
                     drop(slot);

@@ -14,11 +14,12 @@ use tokio_rustls::server::TlsStream;
 
 use super::guard::Place;
 use super::opening::{self, Opening, PREFACE, Reopened};
+use super::proxy_protocol::{self, HeaderError};
 use super::refusal::encode;
 use super::{ClientAddr, Edge, EdgeRefusal, EdgeService, Secure, connection, http2, linger};
 use crate::tls;
 
-/// How long a client that is one too many may take to shake hands before it is let go without a word.
+/// How long a connection that is one too many may take to say whose it is, and to shake hands, before it is let go without a word.
 const OVERLOAD_HANDSHAKE: Duration = Duration::from_secs(2);
 
 /// How long a connection that is one too many may take to send something, before it is answered all the same.
@@ -28,7 +29,7 @@ const FIRST_BYTES: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer {
     pub(super) addr: SocketAddr,
-    /// Over TLS.
+    /// Over TLS, to us or to the balancer that speaks for it.
     pub(super) secure: bool,
 }
 
@@ -44,23 +45,51 @@ impl Peer {
 
 /// Serves a connection that has a place.
 pub(super) async fn serve<S: EdgeService>(
-    io: TcpStream,
+    mut io: TcpStream,
     addr: SocketAddr,
     http1: &http1::Builder,
     service: S,
     place: Place,
     edge: Arc<Edge>,
 ) {
+    let peer = tokio::select! {
+        biased;
+        peer = introduced(&mut io, addr, &edge, edge.options.header_timeout) => peer,
+        () = edge.drain.forced() => return,
+    };
+    let Some(peer) = peer else { return };
     if edge.tls.is_some() {
         // The state of TLS is not paid for by connections that have none.
-        return Box::pin(serve_secure(io, addr, http1, service, place, edge)).await;
+        return Box::pin(serve_secure(io, peer, http1, service, place, edge)).await;
     }
-    let peer = Peer { addr, secure: false };
     if let Some((io, opening)) = open(io, &edge).await {
         match opening {
             Opening::Http2(first) => Box::pin(http2::run(Reopened::new(first, io), peer, service, place, edge)).await,
             Opening::Http1(first) => connection::run(io, first, peer, http1, service, place, edge).await,
             Opening::Silent | Opening::Stalled | Opening::Gone => {}
+        }
+    }
+}
+
+/// Who is there: the other end, or whom it names, where it is a balancer that has to say; `None` when it does not.
+async fn introduced(io: &mut TcpStream, addr: SocketAddr, edge: &Edge, limit: Duration) -> Option<Peer> {
+    let spoken = edge
+        .proxy_protocol
+        .as_ref()
+        .filter(|protocol| protocol.is_spoken_by(addr.ip()));
+    let Some(protocol) = spoken else {
+        return Some(Peer { addr, secure: false });
+    };
+    match proxy_protocol::receive(io, limit).await {
+        Ok(told) => Some(Peer {
+            addr: told.client.unwrap_or(addr),
+            secure: told.secure,
+        }),
+        Err(HeaderError::Nothing) => None,
+        Err(error) => {
+            edge.stats.proxy_failed.fetch_add(1, Ordering::Relaxed);
+            protocol.complain(addr, &error);
+            None
         }
     }
 }
@@ -90,7 +119,7 @@ async fn open(mut io: TcpStream, edge: &Edge) -> Option<(TcpStream, Opening)> {
 
 async fn serve_secure<S: EdgeService>(
     io: TcpStream,
-    addr: SocketAddr,
+    peer: Peer,
     http1: &http1::Builder,
     service: S,
     place: Place,
@@ -101,13 +130,13 @@ async fn serve_secure<S: EdgeService>(
         shaken = shake_hands(io, tls, edge.options.header_timeout) => shaken,
         () = edge.drain.forced() => return,
     };
-    let peer = Peer { addr, secure: true };
+    let peer = Peer { secure: true, ..peer };
     match shaken {
         Ok(io) if speaks_http2(&io) => Box::pin(http2::run(io, peer, service, place, edge)).await,
         Ok(io) => connection::run(io, BytesMut::new(), peer, http1, service, place, edge).await,
         Err(error) => {
             edge.stats.tls_failed.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(%addr, %error, "a client did not get through the TLS handshake");
+            tracing::debug!(client = %peer.addr, %error, "a client did not get through the TLS handshake");
         }
     }
 }
@@ -118,11 +147,15 @@ fn speaks_http2(io: &TlsStream<TcpStream>) -> bool {
 }
 
 /// Answers a connection that is one too many, in the language that it expects, once it has asked something.
-pub(super) async fn refuse(mut io: TcpStream, edge: &Edge) {
+pub(super) async fn refuse(mut io: TcpStream, addr: SocketAddr, edge: &Edge) {
+    let limit = OVERLOAD_HANDSHAKE.min(edge.options.header_timeout);
+    if introduced(&mut io, addr, edge, limit).await.is_none() {
+        return;
+    }
     let Some(tls) = &edge.tls else {
         return refuse_in_clear(&mut io, edge).await;
     };
-    match shake_hands(io, tls, OVERLOAD_HANDSHAKE.min(edge.options.header_timeout)).await {
+    match shake_hands(io, tls, limit).await {
         Ok(mut io) if speaks_http2(&io) => http2::refuse(&mut io, edge).await,
         Ok(mut io) => refuse_in_clear(&mut io, edge).await,
         Err(_) => {}

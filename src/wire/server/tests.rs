@@ -154,6 +154,7 @@ async fn bench_with_delay(options: ServerOptions, delay: Duration) -> Bench {
     let edge = Edge {
         options,
         tls: None,
+        proxy_protocol: None,
         render: Arc::new(render),
         drain: shutdown.drain(),
         clock: Arc::new(SystemClock),
@@ -258,6 +259,7 @@ async fn an_axum_router_is_served() {
     let edge = Edge {
         options: options(),
         tls: None,
+        proxy_protocol: None,
         render: Arc::new(render),
         drain: Drain::new(),
         clock: Arc::new(SystemClock),
