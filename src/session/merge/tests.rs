@@ -1,4 +1,5 @@
 mod failover;
+mod log;
 mod model;
 
 use proptest::prelude::*;

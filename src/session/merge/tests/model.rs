@@ -1,15 +1,15 @@
-//! The merge against a model that remembers everything: the whole log of changes, in their order, and the rules by their
+//! A model of the merge that remembers everything: the whole log of changes, in their order, and the rules by their
 //! wording. What the merge makes of the little that a record remembers must be the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proptest::prelude::*;
+use super::Rank;
 
-use super::{Rank, Snapshot, World};
+/// The cookies by name, with their values.
+pub(crate) type Jar = BTreeMap<&'static str, u8>;
 
-type Jar = BTreeMap<&'static str, u8>;
-
-const NAMES: [&str; 4] = ["sid", "remember", "cart", "csrf"];
+/// The cookies that there are; the first two mean a session.
+pub(crate) const NAMES: [&str; 4] = ["sid", "remember", "cart", "csrf"];
 
 /// Whether a cookie that the beginning of a record set, and that was deleted since, counts as changed with the rank of
 /// the beginning, for those who did not know the record.
@@ -21,23 +21,16 @@ fn is_session(name: &str) -> bool {
 
 /// What was true after a response.
 #[derive(Clone, Debug, Default)]
-struct Moment {
+pub(crate) struct Moment {
     /// Which record there was, by the number of its first moment, and the rank that began it.
-    record: Option<(usize, Rank)>,
-    jar: Jar,
+    pub(crate) record: Option<(usize, Rank)>,
+    pub(crate) jar: Jar,
     /// What the response changed.
     changed: BTreeMap<&'static str, Rank>,
 }
 
-/// A response: to a request that was sent at which moment, and what it says; 0 is a deletion.
-#[derive(Clone, Debug)]
-struct Response {
-    back: usize,
-    rank: Rank,
-    says: Vec<(&'static str, u8)>,
-}
-
-struct Model(Vec<Moment>);
+/// Every moment, the last one last; begins with one empty one.
+pub(crate) struct Model(pub(crate) Vec<Moment>);
 
 impl Model {
     /// The highest rank of any change to that cookie since the moment `sent` (rule C1). What a removed record held went
@@ -56,8 +49,9 @@ impl Model {
         changes.copied().max().max(beginning)
     }
 
-    /// Carries a response out. Returns the cookies that were dropped.
-    fn respond(&mut self, sent: usize, rank: Rank, lines: &[(&'static str, u8)]) -> BTreeSet<&'static str> {
+    /// Carries out a response to a request that was sent at the moment `sent`; the value 0 is a deletion. Returns the
+    /// cookies that were dropped.
+    pub(crate) fn respond(&mut self, sent: usize, rank: Rank, lines: &[(&'static str, u8)]) -> BTreeSet<&'static str> {
         let says: Jar = lines.iter().copied().collect();
         let (then, now) = (self.0[sent].clone(), self.0.last().unwrap().clone());
         let mut next = Moment {
@@ -121,60 +115,5 @@ impl Model {
         }
         self.0.push(next);
         dropped
-    }
-}
-
-fn any_response() -> impl Strategy<Value = Response> {
-    let rank = prop_oneof![Just(Rank::Safe), Just(Rank::Unsafe), Just(Rank::Auth)];
-    let line = (prop::sample::select(&NAMES[..]), 0..4_u8);
-    (0..6_usize, rank, prop::collection::vec(line, 0..4)).prop_map(|(back, rank, says)| Response { back, rank, says })
-}
-
-fn jar(world: &World) -> BTreeMap<String, String> {
-    let text = world.jar();
-    let pairs = text.split("; ").filter_map(|pair| pair.split_once('='));
-    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-}
-
-fn cases() -> u32 {
-    match std::env::var_os("SESSION_BRIDGE_TEST_FULL") {
-        Some(value) if value == "1" => 200_000,
-        _ => 2000,
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases()))]
-    #[test]
-    fn c1_to_c3_the_merge_does_what_a_full_log_of_the_changes_would(
-        responses in prop::collection::vec(any_response(), 1..20),
-    ) {
-        let mut world = World::new(&["sid", "remember"]);
-        let mut model = Model(vec![Moment::default()]);
-        let mut seen: Vec<Option<Snapshot>> = vec![None];
-        for response in responses {
-            let sent = seen.len().saturating_sub(response.back + 1);
-            let lines: Vec<String> = response
-                .says
-                .iter()
-                .map(|(name, value)| match value {
-                    0 => format!("{name}=; Max-Age=0; Path=/"),
-                    value => format!("{name}={value}; Path=/"),
-                })
-                .collect();
-            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-            let sent_with = seen[sent].clone();
-            let merged = world.respond(sent_with.as_ref(), response.rank, &lines);
-            let dropped = model.respond(sent, response.rank, &response.says);
-            let expected = model.0.last().unwrap();
-            prop_assert_eq!(world.now.is_some(), expected.record.is_some(), "{:?}", response);
-            let expected: BTreeMap<String, String> =
-                expected.jar.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect();
-            prop_assert_eq!(jar(&world), expected, "{:?}", response);
-            let told: BTreeSet<String> = merged.dropped.iter().map(|(key, _)| String::from_utf8_lossy(&key.name).into_owned()).collect();
-            let dropped: BTreeSet<String> = dropped.into_iter().map(str::to_owned).collect();
-            prop_assert_eq!(told, dropped, "{:?}", response);
-            seen.push(world.sent());
-        }
     }
 }

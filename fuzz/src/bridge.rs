@@ -1,0 +1,4 @@
+//! How an Install ID is found in a body.
+
+pub mod identify;
+pub mod pointer;

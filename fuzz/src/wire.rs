@@ -1,0 +1,4 @@
+//! The judge of a request's framing.
+
+#[allow(unused_imports, reason = "the server, which is not here, uses them")]
+pub mod strict;
