@@ -125,12 +125,15 @@ impl Sessions {
     /// does not go by it: it may be as old as news of a change are under way.
     pub async fn at_hand(&self, key: &Key) -> Option<Arc<Snapshot>> {
         let copies = self.copies.as_deref()?;
-        let until = tokio::time::Instant::now() + CATCH_UP;
+        let mut until = None;
         loop {
             match copies.at_hand(key) {
                 AtHand::True(snapshot) => return Some(snapshot),
                 AtHand::Nothing => return None,
-                AtHand::Unsure(promise) => tokio::time::timeout_at(until, promise.caught_up()).await.ok()?,
+                AtHand::Unsure(promise) => {
+                    let until = *until.get_or_insert_with(|| tokio::time::Instant::now() + CATCH_UP);
+                    tokio::time::timeout_at(until, promise.caught_up()).await.ok()?;
+                }
             }
         }
     }

@@ -178,13 +178,11 @@ fn near_cache(reader: &mut Reader, tree: &Table, parts: &Parts) {
     if !parts.near_cache.enabled {
         return;
     }
-    let message = match &parts.store.url {
-        StoreUrl::Redis(url) if !url.is_cluster() => return,
-        StoreUrl::Redis(_) => "the near cache is not available for a Redis Cluster in this version",
-        StoreUrl::Memory | StoreUrl::Sqlite { .. } => {
-            "is for a store in Redis; the one that store.url names is in this process and needs no copies"
-        }
-    };
+    match &parts.store.url {
+        StoreUrl::Redis(_) => return,
+        StoreUrl::Memory | StoreUrl::Sqlite { .. } => {}
+    }
+    let message = "is for a store in Redis; the one that store.url names is in this process and needs no copies";
     reader.contradiction(tree, &["near_cache.enabled", "store.url"], message);
 }
 

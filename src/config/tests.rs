@@ -483,7 +483,6 @@ const WRONG: &[(&str, &str)] = &[
     ("session.csrf = { origin = \"https://h/\" }", "bridge.toml:1: session.csrf.origin: expected an origin: scheme, host and, where it is not the usual one, port: \"https://shop.example\""),
     ("near_cache.enabled = true", "bridge.toml:1: near_cache.enabled: is for a store in Redis; the one that store.url names is in this process and needs no copies"),
     ("near_cache.enabled = true\nstore.url = \"memory:\"", "bridge.toml:1: near_cache.enabled: is for a store in Redis; the one that store.url names is in this process and needs no copies"),
-    ("store.url = \"redis-cluster://h\"\nnear_cache.enabled = true", "bridge.toml:2: near_cache.enabled: the near cache is not available for a Redis Cluster in this version"),
     ("near_cache.max_entries = 0", "bridge.toml:1: near_cache.max_entries: must be from 1 to 100000000"),
     ("near_cache.max_age = \"0s\"", "bridge.toml:1: near_cache.max_age: must be longer than zero"),
     // Not in this version.

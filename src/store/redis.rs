@@ -4,6 +4,9 @@
 //! itself (`link`, with TLS where it is asked for), to a server that is given or that `sentinel` finds; or two to each
 //! master of a `cluster`. A load is one plain `GET`; each change is one script.
 //!
+//! Where copies of records are kept (`near_cache`), the connections for reads tell of changes to what was read by them
+//! (`tracking`), and a change is answered when they have.
+//!
 //! * **Time.** The expiry is kept by Redis: what `GET` returns is alive, whatever the clock of this replica says.
 //!   The `expires_at` of a record was told by the clock of the replica that wrote or touched it last.
 //! * **Errors.** A refusal by Redis (loading, read-only, out of memory, no permission …) means that nothing happened:
@@ -105,6 +108,7 @@ impl RedisStore {
                 node: options.target(Address::default()),
                 prefix: options.key_prefix.clone(),
                 wait_replicas: options.wait_replicas,
+                tracking: options.tracking(),
             })),
         };
         Self {
@@ -159,7 +163,7 @@ impl RedisStore {
         if matches!(answer, Ok(Answer::Done)) {
             let all_told = async {
                 if self.listener.is_some() {
-                    self.servers.all_told(by).await;
+                    self.servers.all_told(names, by).await;
                 }
             };
             tokio::join!(self.servers.confirm(names, by), all_told);
@@ -263,11 +267,14 @@ impl Connected {
         }
     }
 
-    /// Returns when Redis has handed out what it tells of the changes that were answered before (rule N2), or at `by`.
-    async fn all_told(&self, by: Instant) {
-        if let Self::One { server, .. } = self
-            && let Err(failure) = server.ask(&redis::cmd("PING"), Effect::Read, by).await
-        {
+    /// Returns when Redis has handed out what it tells of the changes of these keys that were answered before (rule N2), or
+    /// at `by`.
+    async fn all_told(&self, names: &[Vec<u8>], by: Instant) {
+        let told = match self {
+            Self::One { server, .. } => server.ask(&redis::cmd("PING"), Effect::Read, by).await.map(drop),
+            Self::Cluster(cluster) => cluster.all_told(names.first().map_or(&[], Vec::as_slice), by).await,
+        };
+        if let Err(failure) = told {
             // Our own copy is gone, and the connection is under suspicion now.
             debug!(?failure, "it is not known whether all replicas were told of a change");
         }
@@ -337,15 +344,16 @@ impl SessionStore for RedisStore {
     }
 
     fn load_to_keep<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, Option<Pass>)> {
-        let Connected::One { server, .. } = &self.servers else {
-            return Box::pin(async move { Ok((self.load(key).await?, None)) });
-        };
         Box::pin(async move {
             let by = Instant::now() + self.timeout;
             let name = record_key(&self.prefix, key);
             let mut left = Cmd::with_capacity(2, name.len() + 4);
             left.arg("PTTL").arg(&name);
-            let answer = server.read_to_keep(key, (&get(&name), &left), by).await;
+            let commands = (&get(&name), &left);
+            let answer = match &self.servers {
+                Connected::One { server, .. } => server.read_to_keep(key, commands, by).await,
+                Connected::Cluster(cluster) => cluster.read_to_keep(key, &name, commands, by).await,
+            };
             let (value, pass) = answer.map_err(|failure| self.explain(failure, Effect::Read))?;
             Ok((record(value)?, pass))
         })

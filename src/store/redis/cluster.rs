@@ -33,6 +33,7 @@
 //!   is, and the script is as whole as ever. Where some are still at the old one, the call waits for them.
 
 mod find;
+mod keep;
 mod map;
 mod reply;
 mod slot;
@@ -57,6 +58,7 @@ use super::Address;
 use super::link::Target;
 use super::scripts::Call;
 use super::server::{Effect, Failure};
+use super::tracking::Tracking;
 use crate::session::store::{StoreError, StoreStats};
 
 /// How often a call follows a redirection, or goes back to where it was sent away from.
@@ -78,6 +80,8 @@ pub(super) struct ClusterTarget {
     pub(super) prefix: String,
     /// How many replicas of its node should have a change; 0: none is waited for.
     pub(super) wait_replicas: u16,
+    /// Who is told of changes to what was read.
+    pub(super) tracking: Option<Tracking>,
 }
 
 /// A handle on the nodes of a cluster.

@@ -6,7 +6,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerError, Value};
 use tokio::time::Instant;
 
-use super::link::Link;
+use super::link::{Link, Up};
 use super::patience;
 use crate::session::copies::Pass;
 use crate::session::store::{Key, StoreError};
@@ -135,6 +135,17 @@ impl Server {
         after: Option<u64>,
     ) -> Result<(Value, Option<Pass>), Failure> {
         let up = self.reads.up(deadline, after).await.map_err(Failure::NotSent)?;
+        self.read_over(key, (get, left), deadline, up).await
+    }
+
+    /// The same over this connection of the link for reads.
+    pub(super) async fn read_over(
+        &self,
+        key: &Key,
+        (get, left): (&Cmd, &Cmd),
+        deadline: Instant,
+        up: Up,
+    ) -> Result<(Value, Option<Pass>), Failure> {
         let connection = (up.number, up.connection);
         let Some(feed) = up.feed else {
             let answer = self.send(get, Effect::Read, deadline, connection).await?;

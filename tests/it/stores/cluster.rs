@@ -10,6 +10,7 @@ use session_bridge::session::store::{
 use tokio::task::JoinHandle;
 
 use super::contract::{Subject, keeps_the_contract};
+use super::near::Replica;
 use super::redis::{PATIENT, SLACK, assert_every_key_expires, connect_as, open, record_key};
 use super::secured::{documented_rules_of_a_cluster, lines, text};
 use super::{LONG, eventually, key, record, token, version};
@@ -591,4 +592,96 @@ async fn a_change_waits_for_the_replicas_of_its_own_node() {
     assert!(asked.elapsed() < TIMEOUT, "{:?}", asked.elapsed());
     assert_eq!(store.stats().unreplicated, before + 1);
     cluster.nodes[3].resume();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_with_copies_keeps_the_contract() {
+    let cluster = ClusterNodes::start().await;
+    let number = AtomicU32::new(0);
+    keeps_the_contract(|| async {
+        let clock = Subject::clock();
+        let prefix = format!("case-{}:", number.fetch_add(1, Ordering::Relaxed));
+        Subject {
+            store: Arc::new(Replica::open(&cluster.url(), &prefix, &clock).await),
+            clock,
+            real_time: true,
+            _keep: Box::new(()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_copy_of_a_cluster_outlives_a_change_by_another_replica() {
+    let cluster = ClusterNodes::start().await;
+    let (reader, writer) = two_replicas(&cluster).await;
+    for seq in 0..30 {
+        for n in 0..20 {
+            if seq == 0 {
+                let created = writer.store.create(&key(n), record(1, "x", LONG), None).await;
+                assert_eq!(created, Ok(Created::Won));
+                continue;
+            }
+            reader.fill_for_sure(&key(n), seq).await;
+            let new = record(seq + 1, "x", LONG);
+            let replaced = writer.store.replace(&key(n), version(seq), new, None).await;
+            assert_eq!(replaced, Ok(Replaced::Done));
+            assert_eq!(reader.at_hand(&key(n)), None, "round {seq}, installation {n}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_does_not_outlive_the_move_of_its_slot_and_the_new_node_tells_of_changes() {
+    let cluster = ClusterNodes::start().await;
+    let (reader, writer) = two_replicas(&cluster).await;
+    let name = record_key(1);
+    writer.store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
+    for seq in 1..6 {
+        reader.fill_for_sure(&key(1), seq).await;
+        let to = (cluster.master_of(&name) + 1) % 3;
+        cluster.move_slot(cluster.slot(&name), to);
+        let new = record(seq + 1, "x", LONG);
+        let replaced = writer.store.replace(&key(1), version(seq), new, None).await;
+        assert_eq!(replaced, Ok(Replaced::Done));
+        assert_eq!(reader.at_hand(&key(1)), None, "move {seq}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_does_not_outlive_the_demotion_of_its_master() {
+    let cluster = ClusterNodes::start().await;
+    let (reader, writer) = two_replicas(&cluster).await;
+    let name = record_key(1);
+    writer.store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
+    let (master, replica) = (cluster.master_of(&name), cluster.replica_of(&name));
+    cluster.nodes[master].wait_for_replicas(1);
+    reader.fill_for_sure(&key(1), 1).await;
+    cluster.failover(replica);
+    cluster.promoted(replica, &name).await;
+    eventually("a change at the new master", || async {
+        let replaced = writer
+            .store
+            .replace(&key(1), version(1), record(2, "x", LONG), None)
+            .await;
+        matches!(replaced, Ok(Replaced::Done))
+    })
+    .await;
+    // The old master lives: it tells what it hears from the new one, or the map tells.
+    eventually("the end of the copy", || async { reader.at_hand(&key(1)).is_none() }).await;
+    reader.fill_for_sure(&key(1), 2).await;
+    let replaced = writer
+        .store
+        .replace(&key(1), version(2), record(3, "x", LONG), None)
+        .await;
+    assert_eq!(replaced, Ok(Replaced::Done));
+    assert_eq!(reader.at_hand(&key(1)), None);
+}
+
+async fn two_replicas(cluster: &ClusterNodes) -> (Replica, Replica) {
+    let url = cluster.url();
+    (
+        Replica::found_cluster(&url, 3).await,
+        Replica::found_cluster(&url, 3).await,
+    )
 }

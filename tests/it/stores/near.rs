@@ -27,7 +27,7 @@ pub(super) struct Replica {
 }
 
 impl Replica {
-    async fn open(url: &str, prefix: &str, clock: &ManualClock) -> Self {
+    pub(super) async fn open(url: &str, prefix: &str, clock: &ManualClock) -> Self {
         let timeout = PATIENT.as_millis();
         let lines = format!("url = {url:?}\ntimeout = \"{timeout}ms\"\nkey_prefix = {prefix:?}");
         Self::with(&lines, clock).await
@@ -48,18 +48,25 @@ impl Replica {
     async fn of(server: &RedisServer) -> Self {
         Self::open(&server.url(), "session-bridge:", &Subject::clock())
             .await
-            .found()
+            .found(1)
             .await
     }
 
     /// The same of one with these lines in its `[store]`.
     pub(super) async fn found_with(lines: &str) -> Self {
-        Self::with(lines, &Subject::clock()).await.found().await
+        Self::with(lines, &Subject::clock()).await.found(1).await
     }
 
-    async fn found(self) -> Self {
+    /// The same of one in a cluster with so many masters.
+    pub(super) async fn found_cluster(url: &str, masters: u64) -> Self {
+        let replica = Self::open(url, "session-bridge:", &Subject::clock()).await;
+        replica.found(masters).await
+    }
+
+    /// Once so many connections tell of changes.
+    async fn found(self, connections: u64) -> Self {
         eventually("a connection", || async { self.store.ping().await.is_ok() }).await;
-        eventually("a promise", || async { self.copies.stats().armed == 1 }).await;
+        eventually("a promise", || async { self.copies.stats().armed == connections }).await;
         self
     }
 
@@ -76,9 +83,12 @@ impl Replica {
         (stored, pass.expect("a promise"))
     }
 
-    async fn fill(&self, key: &Key) {
-        let (stored, pass) = self.pass(key).await;
-        self.copies.keep(key, &pass, stored);
+    pub(super) async fn fill(&self, key: &Key) {
+        let (stored, pass) = self.store.load_to_keep(key).await.expect("an answer");
+        // There is none where the answer came by a redirection.
+        if let Some(pass) = pass {
+            self.copies.keep(key, &pass, stored);
+        }
     }
 
     /// The same, until it was not overtaken.

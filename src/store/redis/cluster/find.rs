@@ -6,7 +6,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
 use super::super::Address;
-use super::super::link::Target;
+use super::super::link::{Target, Up};
 use super::super::server::{Effect, Failure};
 use super::map::{Map, Node};
 use super::{Shared, State, unavailable};
@@ -32,12 +32,24 @@ impl Shared {
         lost: Option<&Lost>,
         by: Instant,
     ) -> Result<Way, Failure> {
+        let (node, up) = self.way_up(slot, effect, lost, by).await?;
+        Ok((node, (up.number, up.connection)))
+    }
+
+    /// The same, with what the node tells by it.
+    pub(super) async fn way_up(
+        &self,
+        slot: u16,
+        effect: Effect,
+        lost: Option<&Lost>,
+        by: Instant,
+    ) -> Result<(Arc<Node>, Up), Failure> {
         loop {
             let node = self.owner(slot, by).await?;
             tokio::select! {
                 biased;
-                connection = node.server.link(effect).connection(by, number_of(lost, &node)) => {
-                    return connection.map(|connection| (Arc::clone(&node), connection)).map_err(Failure::NotSent);
+                up = node.server.link(effect).up(by, number_of(lost, &node)) => {
+                    return up.map(|up| (Arc::clone(&node), up)).map_err(Failure::NotSent);
                 }
                 () = self.change_of(slot, &node) => {}
             }

@@ -135,6 +135,7 @@ fn cluster(seeds: &[u16]) -> Cluster {
         },
         prefix: "p:".to_owned(),
         wait_replicas: 0,
+        tracking: None,
     })
 }
 

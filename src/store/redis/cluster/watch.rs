@@ -76,7 +76,7 @@ impl Visitors {
         let node = Arc::new(Node {
             address: address.clone(),
             server: Server::new(
-                Link::new(shared.target_at(address), None),
+                Link::new(shared.target_at(address), shared.target.tracking.clone()),
                 Link::beside(shared.target_at(address)),
             ),
             replicas: (shared.target.wait_replicas > 0).then(|| {
