@@ -37,15 +37,14 @@ use crate::ops::{self, Ops, SessionAccess, health::Readiness};
 use crate::session::clock::{Clock, SystemClock};
 use crate::session::copies::Copies;
 use crate::session::credential::Credential;
-use crate::session::record::Snapshot;
 use crate::session::store::SessionStore;
-use crate::store::near_cache::{Listener, NearCache, NearCacheStats};
+use crate::store::near_cache::NearCacheStats;
 use crate::wire::headers;
 use crate::wire::server::{self, Edge, EdgeStats};
 use crate::wire::upstream::Upstream;
 
 pub use certificate::server_tls;
-pub use parts::{open_store, open_store_told, upstream};
+pub use parts::{SnapshotCache, open_store, open_store_and_copies, open_store_told, upstream};
 
 use traffic::Traffic;
 
@@ -117,9 +116,7 @@ impl App {
         };
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let near_cache = parts::near_cache(&config.near_cache);
-        let listener = near_cache.clone().map(|cache| cache as Arc<dyn Listener>);
-        let store = open_store_told(&config.store, Arc::clone(&clock), listener).await?;
+        let (store, near_cache) = open_store_and_copies(config, Arc::clone(&clock)).await?;
         let metrics = parts::metrics();
         let sessions = parts::sessions(
             config,
@@ -339,7 +336,7 @@ fn read_store(metrics: &Metrics, store: &Arc<dyn SessionStore>) {
 }
 
 /// The same for what the near cache counts.
-fn read_near_cache(metrics: &Metrics, cache: &Arc<NearCache<Arc<Snapshot>>>) {
+fn read_near_cache(metrics: &Metrics, cache: &Arc<SnapshotCache>) {
     let read = |source, count: fn(NearCacheStats) -> u64| {
         let cache = Arc::clone(cache);
         metrics.read_from(source, move || count(cache.stats()));

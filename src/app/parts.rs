@@ -44,6 +44,9 @@ use crate::wire::headers::TrustedProxies;
 use crate::wire::server::{Edge, EdgeRefusal, EdgeStats, ProxyProtocol, ServerOptions};
 use crate::wire::upstream::{Upstream, UpstreamOptions};
 
+/// Copies in the form in which requests use them.
+pub type SnapshotCache = NearCache<Arc<Snapshot>>;
+
 /// How long a client may hold up a body, in either direction; nginx's default for both.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -53,6 +56,21 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// When the file of an embedded store cannot be opened. A server that does not answer is no error.
 pub async fn open_store(store: &config::Store, clock: Arc<dyn Clock>) -> Result<Arc<dyn SessionStore>, StartError> {
     open_store_told(store, clock, None).await
+}
+
+/// The same with the near cache, where that is on.
+///
+/// # Errors
+/// As [`open_store`].
+pub async fn open_store_and_copies(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+) -> Result<(Arc<dyn SessionStore>, Option<Arc<SnapshotCache>>), StartError> {
+    let options = &config.near_cache;
+    let cache = || Arc::new(NearCache::new(options.max_entries, options.max_age));
+    let copies = options.enabled.then(cache);
+    let listener = copies.clone().map(|cache| cache as Arc<dyn Listener>);
+    Ok((open_store_told(&config.store, clock, listener).await?, copies))
 }
 
 /// The same, for one who keeps copies: `listener` is told of changes, by a store that can tell.
@@ -69,12 +87,6 @@ pub async fn open_store_told(
         &store.encryption_key_files,
         store.accept_clear,
     )
-}
-
-/// The near cache, where it is on.
-pub(super) fn near_cache(options: &config::NearCache) -> Option<Arc<NearCache<Arc<Snapshot>>>> {
-    let cache = || Arc::new(NearCache::new(options.max_entries, options.max_age));
-    options.enabled.then(cache)
 }
 
 async fn open_backend(

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{ConfigArgs, EXIT_FAILED, EXIT_USAGE};
 use crate::app;
-use crate::config::{self, Config, StoreUrl};
+use crate::config::{Config, StoreUrl};
 use crate::session::clock::SystemClock;
 use crate::session::store::{Key, LeaseEnd, LeaseToken, NewRecord, Payload, SessionStore, StoreError, Version};
 
@@ -34,7 +34,7 @@ pub async fn run(arguments: ConfigArgs) -> ExitCode {
         }
     };
     report("configuration", &Ok("valid".to_owned()));
-    let store = report(&format!("store {}", config.store.url), &store(&config.store).await);
+    let store = report(&format!("store {}", config.store.url), &store(&config).await);
     let upstream = report(&format!("upstream {}", config.upstream.url), &upstream(&config).await);
     let tls = config.server.tls.as_ref().is_none_or(|tls| {
         let usable = app::server_tls(tls).map(|_| "can be shown to clients".to_owned());
@@ -57,14 +57,16 @@ fn report(what: &str, result: &Result<String, String>) -> bool {
     result.is_ok()
 }
 
-async fn store(store: &config::Store) -> Result<String, String> {
+async fn store(config: &Config) -> Result<String, String> {
+    let store = &config.store;
     // To look is not to create: the file would belong to whoever checks.
     if let StoreUrl::Sqlite { path } = &store.url
         && !path.exists()
     {
         return will_be_created(path);
     }
-    let opened = app::open_store(store, Arc::new(SystemClock)).await.map_err(|error| {
+    let opened = app::open_store_and_copies(config, Arc::new(SystemClock)).await;
+    let (opened, _copies) = opened.map_err(|error| {
         let text = error.to_string();
         // The line begins with the store already.
         text.strip_prefix("store.url: ").map(str::to_owned).unwrap_or(text)
@@ -79,11 +81,14 @@ async fn store(store: &config::Store) -> Result<String, String> {
     let outcome = match (answer, &store.url) {
         (Err(error), _) => Err(error),
         (Ok(()), StoreUrl::Redis(_)) => rehearse(&*opened).await,
-        (Ok(()), StoreUrl::Memory | StoreUrl::Sqlite { .. }) => Ok(()),
+        (Ok(()), StoreUrl::Memory | StoreUrl::Sqlite { .. }) => Ok(false),
     };
     let unreplicated = opened.stats().unreplicated;
     opened.close().await.map_err(text)?;
-    outcome.map_err(text)?;
+    let told = outcome.map_err(text)?;
+    if config.near_cache.enabled && !told {
+        return Err("answers, but refuses what near_cache.enabled needs: CLIENT TRACKING, PTTL".to_owned());
+    }
     Ok(match unreplicated {
         0 => "answers".to_owned(),
         _ => "answers, but fewer replicas than store.wait_replicas have what is written".to_owned(),
@@ -91,7 +96,8 @@ async fn store(store: &config::Store) -> Result<String, String> {
 }
 
 /// Does what requests do, for an installation that there is not: the user may lack the right to some of it.
-async fn rehearse(store: &dyn SessionStore) -> Result<(), StoreError> {
+/// Whether what was read could be kept as a copy.
+async fn rehearse(store: &dyn SessionStore) -> Result<bool, StoreError> {
     let key = Key::from_digest(*Uuid::new_v4().as_bytes());
     let token = LeaseToken(Uuid::new_v4().as_u128());
     let record = |seq| NewRecord {
@@ -106,10 +112,11 @@ async fn rehearse(store: &dyn SessionStore) -> Result<(), StoreError> {
     store.create(&key, first, Some(token)).await?;
     store.touch(&key, begun, REHEARSAL).await?;
     store.replace(&key, begun, second, None).await?;
-    store.load(&key).await?;
+    let (_, pass) = store.load_to_keep(&key).await?;
     store.observe(&key).await?;
     store.remove(&key, changed).await?;
-    store.release_lease(&key, token, LeaseEnd::Barren).await
+    store.release_lease(&key, token, LeaseEnd::Barren).await?;
+    Ok(pass.is_some())
 }
 
 fn will_be_created(path: &Path) -> Result<String, String> {

@@ -284,6 +284,16 @@ async fn check_tells_what_the_user_at_redis_may_not_do_and_leaves_nothing_for_lo
         assert!(!lacking.stdout.contains("pass"), "{}", lacking.stdout);
     }
     redis.command(&["ACL", "SETUSER", "bridge", "+@all"]);
+    let near = format!("{config}near_cache.enabled = true\n");
+    let good = run(&["check"], Some(&near), &[]).await;
+    assert_eq!(good.code, 0, "{}", good.stdout);
+    for command in ["client|tracking", "pttl"] {
+        redis.command(&["ACL", "SETUSER", "bridge", "+@all", &format!("-{command}")]);
+        let lacking = run(&["check"], Some(&near), &[]).await;
+        assert_eq!(lacking.code, 1, "{command}: {}", lacking.stdout);
+        assert!(lacking.stdout.contains("near_cache"), "{}", lacking.stdout);
+    }
+    redis.command(&["ACL", "SETUSER", "bridge", "+@all"]);
     let unreplicated = run(&["check"], Some(&format!("{config}store.wait_replicas = 1\n")), &[]).await;
     assert_eq!(unreplicated.code, 0, "{}", unreplicated.stdout);
     assert!(
