@@ -7,7 +7,7 @@
 //!    rather than left in the kernel's queue, where it would run into a timeout without a word: the load balancer can
 //!    try the next replica at once. Only when [`OVERLOAD_REFUSALS`] such answers are under way is accepting paused.
 //!    What it begins with, or what was agreed on by ALPN, says whether it is one of HTTP/1.1, of which this page tells on,
-//!    or of [HTTP/2](http2).
+//!    or of HTTP/2 (`server/http2.rs`).
 //! 2. Its bytes pass through a guard, which hands hyper one judged request at a time. The next one is held until the
 //!    response of the last is on the wire, so that pipelined requests are served in turn, and what follows an
 //!    upgrade is judged only when the answer was not a 101.
