@@ -33,5 +33,6 @@ mod service_manager;
 mod shutdown;
 mod single_flight;
 mod stores;
+mod strictness;
 mod support;
 mod turns;

@@ -279,9 +279,10 @@ fn number(digits: &[u8]) -> u64 {
     })
 }
 
-/// `1*DIGIT` (RFC 9110 §8.6), within what hyper and a 63-bit backend can count.
+/// `1*DIGIT` (RFC 9110 §8.6), within what hyper and a 63-bit backend can count. No leading zeros: the grammar has them,
+/// but to some they mean an octal number.
 pub(super) fn content_length(value: &[u8]) -> Result<u64, Flaw> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) || matches!(value, [b'0', _, ..]) {
         return Err(Flaw::Malformed("an invalid Content-Length"));
     }
     match number(value) {

@@ -11,7 +11,7 @@ pub(crate) const GOOD: &[&str] = &[
     "OPTIONS * HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
     "BREW /pot HTTP/1.1\r\nHost: a_b-c.d~\r\nX-Empty:\r\nX:\t \u{e9} \r\n\r\n",
     "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
-    "POST / HTTP/1.1\r\nHost: a\r\ncontent-length:  0005\t\r\n\r\nhello",
+    "POST / HTTP/1.1\r\nHost: a\r\ncontent-length:  5\t\r\n\r\nhello",
     "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n\n\r\0\r",
     "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\n",
     "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n00a\r\n0123456789\r\n000\r\n\r\n",
@@ -56,6 +56,10 @@ pub(crate) const MALFORMED: &[(&str, &str)] = &[
     (
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\nhello",
         "negative CL",
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 05\r\n\r\nhello",
+        "CL with a leading zero",
     ),
     (
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5 5\r\n\r\nhello",
