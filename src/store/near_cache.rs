@@ -219,6 +219,13 @@ impl<V: Clone + Send + Sync + 'static> NearCache<V> {
         AtHand::Nothing
     }
 
+    fn move_all_on(&self) {
+        for mark in std::iter::once(&self.first_mark).chain(&self.more_marks) {
+            let _changing = mark.lock();
+            mark.move_on();
+        }
+    }
+
     fn mark_of(&self, key: &Key) -> &Mark {
         let [first, second, ..] = key.as_bytes();
         // Keys are digests: their bytes are evenly spread.
@@ -235,8 +242,9 @@ impl<V: Clone + Send + Sync + 'static> Listener for NearCache<V> {
     fn changed(&self, key: &Key) {
         let mark = self.mark_of(key);
         let _changing = mark.lock();
-        mark.move_on();
+        // In this order: who finds the copy still there sees the mark move afterwards.
         self.entries.remove(key);
+        mark.move_on();
     }
 
     fn told(&self, key: &Key) {
@@ -246,11 +254,10 @@ impl<V: Clone + Send + Sync + 'static> Listener for NearCache<V> {
 
     fn all_changed(&self) {
         count(&self.counters.flushes);
-        for mark in std::iter::once(&self.first_mark).chain(&self.more_marks) {
-            let _changing = mark.lock();
-            mark.move_on();
-        }
+        // Before, so that nothing is put in that was asked for earlier; behind, as for a single one.
+        self.move_all_on();
         self.entries.clear();
+        self.move_all_on();
     }
 
     fn promised(&self) {

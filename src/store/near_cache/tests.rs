@@ -1,6 +1,6 @@
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicBool, AtomicU8};
 
 use super::*;
 
@@ -99,6 +99,67 @@ fn what_is_taken_in_between_the_look_for_a_copy_and_the_look_for_news_is_not_mis
     };
     cache.keep(&key(1), &pass, Some(1));
     assert_eq!(served(&cache, &key(1)), None);
+}
+
+/// A promise of which the news are taken in by another thread, in the order of `redis::tracking`.
+#[derive(Default)]
+struct Taking(AtomicBool);
+
+impl Promise for Taking {
+    fn standing(&self, _now: Instant) -> Standing {
+        // As one that is asked a moment later.
+        while self.0.load(Ordering::SeqCst) {
+            std::hint::spin_loop();
+        }
+        Standing::Kept
+    }
+
+    fn caught_up(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[test]
+fn what_is_taken_in_by_another_thread_while_a_copy_is_looked_for_is_not_missed() {
+    for everything in [false, true] {
+        let (cache, promise) = (NearCache::new(100, AGE), Arc::new(Taking::default()));
+        // The first version that may be served: the news of all changes before it have arrived.
+        let (oldest, done) = (AtomicU64::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let until = Instant::now() + Duration::from_millis(1500);
+                for seq in 0.. {
+                    let pass = Pass {
+                        promise: Arc::clone(&promise) as Arc<dyn Promise>,
+                        mark: cache.mark(&key(1)),
+                        asked: Instant::now(),
+                        lives: None,
+                    };
+                    cache.keep(&key(1), &pass, Some(seq));
+                    promise.0.store(true, Ordering::SeqCst);
+                    oldest.store(seq + 1, Ordering::SeqCst);
+                    if everything {
+                        cache.all_changed();
+                    } else {
+                        cache.told(&key(1));
+                    }
+                    promise.0.store(false, Ordering::SeqCst);
+                    if Instant::now() > until {
+                        break;
+                    }
+                }
+                done.store(true, Ordering::SeqCst);
+            });
+            let mut hits = 0_u64;
+            while !done.load(Ordering::SeqCst) {
+                let oldest = oldest.load(Ordering::SeqCst);
+                if let Some(seq) = served(&cache, &key(1)) {
+                    hits += 1;
+                    assert!(seq >= oldest, "{seq} is served, {oldest} was due; hit {hits}");
+                }
+            }
+        });
+    }
 }
 
 #[test]

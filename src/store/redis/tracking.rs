@@ -121,8 +121,13 @@ impl Feed {
 
     /// From now on copies are kept under this promise.
     pub(super) fn arm(&self) {
-        if !self.ended.load(Ordering::Acquire) && !self.armed.swap(true, Ordering::AcqRel) {
-            self.tracking.listener.promised();
+        if self.ended.load(Ordering::Acquire) || self.armed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.tracking.listener.promised();
+        // It may have ended meanwhile, and nobody have seen that it was armed.
+        if self.ended.load(Ordering::Acquire) {
+            self.disarm();
         }
     }
 
@@ -133,10 +138,14 @@ impl Feed {
         }
         // The handle would keep the connection open.
         *self.socket.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.disarm();
+        self.caught_up.notify_waiters();
+    }
+
+    fn disarm(&self) {
         if self.armed.swap(false, Ordering::AcqRel) {
             self.tracking.listener.broken();
         }
-        self.caught_up.notify_waiters();
     }
 
     /// Tells that Redis refuses what copies need.
