@@ -13,6 +13,7 @@ pub mod install_id;
 pub mod jar;
 pub mod lineage;
 pub mod merge;
+pub mod quota;
 pub mod record;
 pub mod removal;
 pub mod store;

@@ -29,6 +29,7 @@ use bytes::Bytes;
 
 use super::clock::Timestamp;
 use super::copies::Pass;
+use super::quota::{Place, Quota, Taken, Tally};
 
 /// A boxed future, so that the store can be chosen at run time.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -335,6 +336,26 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Gives the lease back if the token holds it; otherwise does nothing.
     fn release_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, end: LeaseEnd) -> StoreFuture<'a, ()>;
 
+    /// Takes one of the places that `quota` allows under `key`, which no installation has. `now` is the caller's clock, for
+    /// a store that has none of its own. [`StoreError::Ambiguous`]: the place may have been taken.
+    ///
+    /// Made of the calls above, this is right for every store. One that can decide by itself does better where many
+    /// count at once: here each of them may have to try again.
+    fn take_place<'a>(&'a self, key: &'a Key, quota: Quota, now: Timestamp) -> StoreFuture<'a, Taken> {
+        Box::pin(retally(self, key, quota, move |tally| {
+            let taken = tally.take(&quota, now);
+            (taken, matches!(taken, Taken::Place(_)))
+        }))
+    }
+
+    /// Gives back a place that was taken under `key` and not used.
+    fn give_back<'a>(&'a self, key: &'a Key, quota: Quota, place: Place) -> StoreFuture<'a, ()> {
+        Box::pin(retally(self, key, quota, move |tally| {
+            tally.give_back(place);
+            ((), true)
+        }))
+    }
+
     /// Whether the store can serve reads and writes just now.
     fn ping(&self) -> StoreFuture<'_, ()>;
 
@@ -349,6 +370,41 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Makes everything durable and lets go of files and connections; this may take longer than the deadline of the
     /// other calls. Calls after this fail.
     fn close(&self) -> StoreFuture<'_, ()>;
+}
+
+/// How often a change of a tally may lose against others.
+const MAX_TALLIES: usize = 32;
+
+/// Changes the tally under `key`; `change` says whether there is anything to write.
+async fn retally<S: SessionStore + ?Sized, T: Send>(
+    store: &S,
+    key: &Key,
+    quota: Quota,
+    change: impl Fn(&mut Tally) -> (T, bool) + Send + Sync,
+) -> Result<T, StoreError> {
+    let mut there = store.load(key).await?;
+    for _ in 0..MAX_TALLIES {
+        let mut tally = there
+            .as_ref()
+            .map(|there| Tally::decode(&there.payload))
+            .unwrap_or_default();
+        let (outcome, changed) = change(&mut tally);
+        if !changed {
+            return Ok(outcome);
+        }
+        let new = NewRecord::tally(&tally, there.as_ref().map(|there| there.version), quota);
+        there = match there {
+            None => match store.create(key, new, None).await? {
+                Created::Lost(there) => Some(there),
+                Created::Won | Created::Fenced => return Ok(outcome),
+            },
+            Some(before) => match store.replace(key, before.version, new, None).await? {
+                Replaced::Conflict(there) => there,
+                Replaced::Done | Replaced::Fenced => return Ok(outcome),
+            },
+        };
+    }
+    Err(StoreError::Unavailable("too many count at once".to_owned()))
 }
 
 /// What a store counts itself, from its start.
@@ -369,4 +425,19 @@ pub struct NewRecord {
     pub ttl: Duration,
     /// The encoded record.
     pub payload: Payload,
+}
+
+impl NewRecord {
+    /// What is stored of `tally`, over the one of the version `over`.
+    #[must_use]
+    pub fn tally(tally: &Tally, over: Option<Version>, quota: Quota) -> Self {
+        Self {
+            version: Version {
+                seq: over.map_or(1, |over| over.seq.saturating_add(1)),
+                nonce: fastrand::u32(..),
+            },
+            ttl: quota.memory(),
+            payload: tally.encode(),
+        }
+    }
 }

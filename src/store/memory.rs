@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::shards::Shards;
 use super::slot::Slot;
 use crate::session::clock::{Clock, Timestamp};
+use crate::session::quota::{Place, Quota, Taken};
 use crate::session::store::{
     Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreError,
     StoreFuture, Stored, Version,
@@ -197,6 +198,14 @@ impl SessionStore for MemoryStore {
 
     fn release_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, end: LeaseEnd) -> StoreFuture<'a, ()> {
         Box::pin(async move { self.change(key, |slot, now| slot.lease.release(now, token, end)) })
+    }
+
+    fn take_place<'a>(&'a self, key: &'a Key, quota: Quota, _: Timestamp) -> StoreFuture<'a, Taken> {
+        Box::pin(async move { self.change(key, |slot, now| slot.take_place(now, quota)) })
+    }
+
+    fn give_back<'a>(&'a self, key: &'a Key, quota: Quota, place: Place) -> StoreFuture<'a, ()> {
+        Box::pin(async move { self.change(key, |slot, now| slot.give_back(now, quota, place)) })
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

@@ -42,7 +42,7 @@ use tracing::debug;
 pub use self::options::{Address, Login, RedisOptions, Servers};
 
 use self::cluster::{Cluster, ClusterTarget};
-use self::layout::{keys, parse_record, record_bytes, record_key, token_bytes, version_bytes};
+use self::layout::{keys, parse_record, record_bytes, record_key, tally_key, token_bytes, version_bytes};
 use self::link::{Link, Target};
 use self::place::Place;
 use self::replicas::Replicas;
@@ -51,6 +51,7 @@ use self::sentinel::{Question, Sentinels};
 use self::server::{Effect, Failure, Server};
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::copies::Pass;
+use crate::session::quota::{self, Quota, Taken};
 use crate::session::store::{
     Acquired, BARREN_MEMORY, Created, Flaw, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
     SessionStore, StoreError, StoreFuture, StoreStats, Stored, Unreadable, Version,
@@ -499,6 +500,38 @@ impl SessionStore for RedisStore {
             };
             let args: [&[u8]; 2] = [&token_bytes(token), remember.as_bytes()];
             done(&self.run(&scripts::RELEASE, &names, &args).await?).map(drop)
+        })
+    }
+
+    fn take_place<'a>(&'a self, key: &'a Key, quota: Quota, _: Timestamp) -> StoreFuture<'a, Taken> {
+        Box::pin(async move {
+            let (slice, slices) = (quota.slice().to_string(), quota.slices().to_string());
+            let (most, ttl) = (quota.most.to_string(), millis(quota.memory()));
+            let args = [&most, &slice, &slices, &ttl].map(|arg| arg.as_bytes());
+            let names = [tally_key(&self.prefix, key)];
+            match self.run(&scripts::TAKE_PLACE, &names, &args).await? {
+                Answer::Number(number) => match u64::try_from(number) {
+                    Ok(number) if number % 2 == 0 => Ok(Taken::Place(quota::Place(number / 2))),
+                    Ok(number) => Ok(Taken::Full {
+                        wait: Duration::from_millis(number / 2),
+                    }),
+                    Err(_) => unexpected(),
+                },
+                Answer::Done | Answer::Fenced | Answer::Found(_) | Answer::Nothing | Answer::Unknown => unexpected(),
+            }
+        })
+    }
+
+    fn give_back<'a>(&'a self, key: &'a Key, quota: Quota, place: quota::Place) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            let (slice, ttl) = (place.0.to_string(), millis(quota.memory()));
+            let names = [tally_key(&self.prefix, key)];
+            done(
+                &self
+                    .run(&scripts::GIVE_BACK, &names, &[slice.as_bytes(), ttl.as_bytes()])
+                    .await?,
+            )
+            .map(drop)
         })
     }
 

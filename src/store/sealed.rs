@@ -19,7 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::seal::{KEY_LEN, KeyId, OVERHEAD, SealingKey};
+use crate::session::clock::Timestamp;
 use crate::session::copies::Pass;
+use crate::session::quota::{Place, Quota, Taken};
 use crate::session::record::FIRST_SEALED;
 use crate::session::store::{
     Acquired, Created, Flaw, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Payload, Removed, Replaced,
@@ -206,6 +208,15 @@ impl SessionStore for SealedStore {
 
     fn release_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, end: LeaseEnd) -> StoreFuture<'a, ()> {
         self.inner.release_lease(key, token, end)
+    }
+
+    // A count says nothing of anybody: it is not sealed.
+    fn take_place<'a>(&'a self, key: &'a Key, quota: Quota, now: Timestamp) -> StoreFuture<'a, Taken> {
+        self.inner.take_place(key, quota, now)
+    }
+
+    fn give_back<'a>(&'a self, key: &'a Key, quota: Quota, place: Place) -> StoreFuture<'a, ()> {
+        self.inner.give_back(key, quota, place)
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::session::clock::Timestamp;
+use crate::session::quota::{Place, Quota, Taken, Tally};
 use crate::session::store::{
     Acquired, BARREN_MEMORY, Created, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, Stored, Version,
 };
@@ -76,6 +77,34 @@ impl Slot {
             }
             _ => false,
         }
+    }
+
+    /// See [`SessionStore::take_place`](crate::session::store::SessionStore::take_place).
+    pub(super) fn take_place(&mut self, now: Timestamp, quota: Quota) -> Taken {
+        let mut tally = self.tally(now);
+        let taken = tally.take(&quota, now);
+        if let Taken::Place(_) = taken {
+            self.set_tally(now, &tally, quota);
+        }
+        taken
+    }
+
+    /// See [`SessionStore::give_back`](crate::session::store::SessionStore::give_back).
+    pub(super) fn give_back(&mut self, now: Timestamp, quota: Quota, place: Place) {
+        let mut tally = self.tally(now);
+        tally.give_back(place);
+        self.set_tally(now, &tally, quota);
+    }
+
+    fn tally(&self, now: Timestamp) -> Tally {
+        self.current(now)
+            .map(|there| Tally::decode(&there.payload))
+            .unwrap_or_default()
+    }
+
+    fn set_tally(&mut self, now: Timestamp, tally: &Tally, quota: Quota) {
+        let over = self.current(now).map(|there| there.version);
+        self.record = Some(stored(now, NewRecord::tally(tally, over, quota)));
     }
 
     /// When nothing of this is of any use any more; `None` when that is so already, whatever the time.

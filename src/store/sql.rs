@@ -32,6 +32,7 @@ use super::OpenError;
 use super::shards::Shards;
 use super::slot::{self, Slot};
 use crate::session::clock::{Clock, Timestamp};
+use crate::session::quota::{Place, Quota, Taken};
 use crate::session::store::{
     Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreError,
     StoreFuture, Stored, Version,
@@ -315,6 +316,14 @@ impl SessionStore for SqliteStore {
 
     fn release_lease<'a>(&'a self, key: &'a Key, token: LeaseToken, end: LeaseEnd) -> StoreFuture<'a, ()> {
         Box::pin(self.change(key, move |slot, now| slot.lease.release(now, token, end)))
+    }
+
+    fn take_place<'a>(&'a self, key: &'a Key, quota: Quota, _: Timestamp) -> StoreFuture<'a, Taken> {
+        Box::pin(self.change(key, move |slot, now| slot.take_place(now, quota)))
+    }
+
+    fn give_back<'a>(&'a self, key: &'a Key, quota: Quota, place: Place) -> StoreFuture<'a, ()> {
+        Box::pin(self.change(key, move |slot, now| slot.give_back(now, quota, place)))
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

@@ -5,6 +5,7 @@
 //!                            numbers are big-endian
 //! {prefix}{<digest>}:lease   the token of the holder (16 bytes)
 //! {prefix}{<digest>}:barren  how many leaders ended without starting a session, in decimal
+//! {prefix}{<digest>}:tally   how many sessions were started when, under a digest that no installation has: text
 //! {prefix}{<digest>}:mark    written, in a cluster, where a change waits for replicas
 //! {prefix}ping               written by the health check, in a cluster as ping:<number>
 //! ```
@@ -64,6 +65,11 @@ pub(super) fn keys(prefix: &str, key: &Key) -> [Vec<u8>; 3] {
     let with = |suffix: &[u8]| [record.as_slice(), suffix].concat();
     let (lease, barren) = (with(b":lease"), with(b":barren"));
     [record, lease, barren]
+}
+
+/// The key of a tally.
+pub(super) fn tally_key(prefix: &str, key: &Key) -> Vec<u8> {
+    [record_key(prefix, key).as_slice(), b":tally"].concat()
 }
 
 /// What the value of a record with this version starts with.

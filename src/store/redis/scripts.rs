@@ -192,3 +192,43 @@ lua!(
     "redis.call('DEL', KEYS[1])\n",
     "return -1"
 );
+lua!(
+    /// Tally; `how many at most, ms of a slice, how many slices count, ttl in ms` → twice the slice in which a place was
+    /// taken, or one more than twice the ms after which there may be one. By the clock of the server.
+    TAKE_PLACE,
+    "local time = redis.call('TIME')\n",
+    "local now = time[1] * 1000 + math.floor(time[2] / 1000)\n",
+    "local length, count = tonumber(ARGV[2]), tonumber(ARGV[3])\n",
+    "local this = math.floor(now / length)\n",
+    "local there, pairs, taken = redis.call('GET', KEYS[1]) or '', {}, 0\n",
+    "for slice, number in string.gmatch(there, '(%d+):(%d+) ') do\n",
+    "  pairs[#pairs + 1] = {tonumber(slice), tonumber(number)}\n",
+    "  this = math.max(this, tonumber(slice))\n",
+    "end\n",
+    "local kept, oldest, last = 'T', this, 0\n",
+    "for _, pair in ipairs(pairs) do\n",
+    "  if pair[1] + count > this then\n",
+    "    taken = taken + pair[2]\n",
+    "    oldest = math.min(oldest, pair[1])\n",
+    "    if pair[1] == this then last = pair[2]\n",
+    "    else kept = kept .. string.format('%.0f:%.0f ', pair[1], pair[2]) end\n",
+    "  end\n",
+    "end\n",
+    "if taken >= tonumber(ARGV[1]) then\n",
+    "  return math.max((oldest + count) * length - math.max(now, this * length), 1) * 2 + 1\n",
+    "end\n",
+    "redis.call('SET', KEYS[1], kept .. string.format('%.0f:%.0f ', this, last + 1), 'PX', ARGV[4])\n",
+    "return this * 2"
+);
+lua!(
+    /// Tally; `slice, ttl in ms` → done.
+    GIVE_BACK,
+    "local there, kept = redis.call('GET', KEYS[1]) or '', 'T'\n",
+    "for slice, number in string.gmatch(there, '(%d+):(%d+) ') do\n",
+    "  number = tonumber(number)\n",
+    "  if slice == ARGV[1] then number = number - 1 end\n",
+    "  if number > 0 then kept = kept .. slice .. ':' .. string.format('%.0f ', number) end\n",
+    "end\n",
+    "if there ~= '' then redis.call('SET', KEYS[1], kept, 'PX', ARGV[2]) end\n",
+    "return -1"
+);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use session_bridge::session::clock::{Clock, ManualClock, Timestamp};
+use session_bridge::session::quota::{Quota, Taken};
 use session_bridge::session::store::{
     Acquired, Created, LeaseEnd, LeaseState, NewRecord, Payload, Removed, Replaced, SessionStore, StoreError, Version,
 };
@@ -86,6 +87,9 @@ cases![
     one_of_many_takes_the_lease,
     an_observer_never_sees_the_lead_free_before_the_record,
     what_is_read_never_goes_back,
+    so_many_places_are_taken_and_no_more,
+    a_place_given_back_is_free_and_one_of_long_ago_too,
+    however_many_ask_at_once_no_place_is_taken_twice,
     a_store_that_serves_says_so,
     a_closed_store_refuses_every_call,
 ];
@@ -726,6 +730,68 @@ async fn what_is_read_never_goes_back(subject: Arc<Subject>) {
         .for_each(|ended| ended.expect("no panic"));
 }
 
+async fn so_many_places_are_taken_and_no_more(subject: Arc<Subject>) {
+    let (store, now) = (&subject.store, subject.clock.now());
+    let three = quota(3, LONG);
+    for n in [1, 2] {
+        for _ in 0..3 {
+            let taken = store.take_place(&key(n), three, now).await;
+            assert!(matches!(taken, Ok(Taken::Place(_))), "{taken:?}");
+        }
+        let Ok(Taken::Full { wait }) = store.take_place(&key(n), three, now).await else {
+            panic!("a fourth place of {n}")
+        };
+        assert!(wait > LONG * 9 / 10 && wait <= LONG * 11 / 10, "{wait:?}");
+    }
+    // Nothing of this is the record of an installation.
+    store.create(&key(3), record(1, "first", LONG), None).await.unwrap();
+    assert_eq!(store.load(&key(3)).await.unwrap().unwrap().payload.0, "first");
+}
+
+async fn a_place_given_back_is_free_and_one_of_long_ago_too(subject: Arc<Subject>) {
+    let (store, clock) = (&subject.store, &subject.clock);
+    let one = quota(1, subject.short() / 2);
+    let Ok(Taken::Place(place)) = store.take_place(&key(1), one, clock.now()).await else {
+        panic!("no place")
+    };
+    let full = |taken| matches!(taken, Ok(Taken::Full { .. }));
+    assert!(full(store.take_place(&key(1), one, clock.now()).await));
+    store.give_back(&key(1), one, place).await.unwrap();
+    let again = store.take_place(&key(1), one, clock.now()).await;
+    assert!(matches!(again, Ok(Taken::Place(_))), "{again:?}");
+    assert!(full(store.take_place(&key(1), one, clock.now()).await));
+    subject.pass_short().await;
+    let later = store.take_place(&key(1), one, clock.now()).await;
+    assert!(matches!(later, Ok(Taken::Place(_))), "{later:?}");
+    // Of a place that counts no more, nothing is left to give back.
+    store.give_back(&key(1), one, place).await.unwrap();
+    assert!(full(store.take_place(&key(1), one, clock.now()).await));
+    store.give_back(&key(2), one, place).await.unwrap();
+}
+
+async fn however_many_ask_at_once_no_place_is_taken_twice(subject: Arc<Subject>) {
+    let some = quota(20, LONG);
+    let taken = at_once(60, |_| {
+        let (store, now) = (Arc::clone(&subject.store), subject.clock.now());
+        async move {
+            loop {
+                match store.take_place(&key(1), some, now).await {
+                    // So many at once that it did not come to a decision.
+                    Err(StoreError::Unavailable(_)) => tokio::task::yield_now().await,
+                    taken => return taken.unwrap(),
+                }
+            }
+        }
+    })
+    .await;
+    let places = taken.iter().filter(|taken| matches!(taken, Taken::Place(_))).count();
+    assert_eq!(places, 20);
+}
+
+fn quota(most: u32, within: Duration) -> Quota {
+    Quota { most, within }
+}
+
 async fn a_store_that_serves_says_so(subject: Arc<Subject>) {
     assert_eq!(subject.store.ping().await, Ok(()));
     assert!(["memory", "sqlite", "redis"].contains(&subject.store.kind()));
@@ -749,6 +815,10 @@ async fn a_closed_store_refuses_every_call(subject: Arc<Subject>) {
         store.acquire_lease(&key(1), token(1), LONG).await.map(drop),
         store.renew_lease(&key(1), token(1), LONG).await.map(drop),
         store.release_lease(&key(1), token(1), LeaseEnd::Plain).await,
+        store
+            .take_place(&key(1), quota(1, LONG), subject.clock.now())
+            .await
+            .map(drop),
         store.ping().await,
     ];
     for refusal in refusals {

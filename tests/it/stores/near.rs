@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use session_bridge::app::open_store_told;
-use session_bridge::session::clock::ManualClock;
+use session_bridge::session::clock::{ManualClock, Timestamp};
 use session_bridge::session::copies::{AtHand, Pass};
+use session_bridge::session::quota::{Place, Quota, Taken};
 use session_bridge::session::store::{
     Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreFuture,
     Stored, Version,
@@ -137,6 +138,8 @@ impl SessionStore for Replica {
         acquire_lease(token: LeaseToken, ttl: Duration) -> Acquired;
         renew_lease(token: LeaseToken, ttl: Duration) -> bool;
         release_lease(token: LeaseToken, end: LeaseEnd) -> ();
+        take_place(quota: Quota, now: Timestamp) -> Taken;
+        give_back(quota: Quota, place: Place) -> ();
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

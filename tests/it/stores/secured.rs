@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use session_bridge::session::clock::Timestamp;
+use session_bridge::session::quota::Quota;
 use session_bridge::session::store::{LeaseEnd, Replaced, SessionStore, StoreError};
 
 use super::contract::{Subject, keeps_the_contract};
@@ -216,6 +218,7 @@ async fn the_rules_of_the_documentation_are_all_needed() {
 /// Every call that there is, and what became of them.
 async fn everything(store: &dyn SessionStore) -> String {
     let (k, t) = (key(1), token(1));
+    let once = Quota { most: 1, within: LONG };
     let outcomes = (
         store.ping().await,
         store.acquire_lease(&k, t, LONG).await,
@@ -227,6 +230,7 @@ async fn everything(store: &dyn SessionStore) -> String {
         store.replace(&k, version(1), record(2, "y", LONG), None).await,
         store.release_lease(&k, t, LeaseEnd::Barren).await,
         store.remove(&k, version(2)).await,
+        store.take_place(&k, once, Timestamp::MAX).await,
     );
     format!("{outcomes:?}")
 }
