@@ -71,6 +71,7 @@ use crate::session::cookie::{Cookie, Origin, Rejected, parse_set_cookie};
 use crate::session::merge::{Effect, Said};
 use crate::session::record::Snapshot;
 use crate::session::store::Key;
+use crate::wire::server::UnderWay;
 use crate::wire::upgrade;
 use crate::wire::upstream::{Upstream, UpstreamBody, UpstreamError};
 
@@ -136,9 +137,12 @@ impl Bridge {
 
     /// Answers one request of the client at `peer`.
     #[must_use]
-    pub fn handle(self, peer: SocketAddr, request: Request<Body>) -> SeenThrough<Response<Body>> {
+    pub fn handle(self, peer: SocketAddr, mut request: Request<Body>) -> SeenThrough<Response<Body>> {
         let tasks = self.parts.tasks.clone();
+        let under_way = request.extensions_mut().remove::<UnderWay>();
         SeenThrough::new(tasks, move |dispatched| async move {
+            // Until the work is done, which may be after the client has left.
+            let _under_way = under_way;
             let route = self.parts.routes.find(request.method(), request.uri().path());
             let mut journal = Journal::open(
                 &request,

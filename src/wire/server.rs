@@ -62,6 +62,7 @@ use crate::tls;
 
 pub use accept::OVERLOAD_REFUSALS;
 pub use guard::CLOSING_GRACE;
+pub use http2::UnderWay;
 pub use proxy_protocol::ProxyProtocol;
 pub use refusal::{EdgeRefusal, RenderRefusal};
 

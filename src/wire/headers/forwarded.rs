@@ -23,6 +23,29 @@ static OTHER_CLAIMS: [HeaderName; 7] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
+/// Every field that says who the client is.
+fn claims() -> impl Iterator<Item = &'static HeaderName> {
+    [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST, &FORWARDED]
+        .into_iter()
+        .chain(&OTHER_CLAIMS)
+}
+
+/// Takes out what reads like a claim where hyphens and underscores are the same: to CGI, WSGI and PHP `X_Forwarded_For`
+/// is `X-Forwarded-For`, and may win over it. No proxy spells it so.
+fn remove_look_alikes(headers: &mut HeaderMap) {
+    let alike = |name: &str, claim: &HeaderName| {
+        let mut pairs = name.bytes().zip(claim.as_str().bytes());
+        name.len() == claim.as_str().len() && pairs.all(|(a, b)| a == b || (a == b'_' && b == b'-'))
+    };
+    let is_one = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.contains('_') && claims().any(|claim| alike(name, claim))
+    };
+    while let Some(name) = headers.keys().find(is_one).cloned() {
+        headers.remove(name);
+    }
+}
+
 /// The networks whose word on the client is believed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
@@ -59,7 +82,10 @@ pub struct Hop<'a> {
 /// `X-Forwarded-For` and `Forwarded` get the peer appended; of the two, one that is missing is made from the other, so
 /// that a backend reads the same client from both. `X-Forwarded-Proto` and `-Host` are not lists: a trusted proxy's
 /// stand, being what the client used; missing ones are set to what the bridge saw.
+///
+/// None of these fields passes in a spelling with underscores, whoever sends it.
 pub fn forward(headers: &mut HeaderMap, hop: &Hop<'_>, trusted: &TrustedProxies) {
+    remove_look_alikes(headers);
     let peer = hop.peer.to_canonical();
     let proto = if hop.secure { "https" } else { "http" };
     if !trusted.trusts(peer) {
@@ -90,10 +116,8 @@ pub fn forward(headers: &mut HeaderMap, hop: &Hop<'_>, trusted: &TrustedProxies)
 
 /// Takes every word on who the client is out.
 pub(super) fn remove_claims(headers: &mut HeaderMap) {
-    for claim in [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST, &FORWARDED] {
-        headers.remove(claim);
-    }
-    for claim in &OTHER_CLAIMS {
+    remove_look_alikes(headers);
+    for claim in claims() {
         headers.remove(claim);
     }
 }

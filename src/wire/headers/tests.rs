@@ -192,6 +192,40 @@ fn what_a_stranger_claims_is_replaced() {
     assert_eq!(lines(&headers), lines(&map(&expected)));
 }
 
+/// To CGI, WSGI and PHP they are the same variables.
+#[test]
+fn what_is_claimed_in_a_spelling_with_underscores_passes_from_nobody() {
+    let claims = [
+        ("x_forwarded_for", "6.6.6.6"),
+        ("x_forwarded-for", "6.6.6.6"),
+        ("x-forwarded_proto", "https"),
+        ("x_forwarded_host", "evil"),
+        ("x_real_ip", "6.6.6.6"),
+        ("x_forwarded_prefix", "/admin"),
+    ];
+    let others = [("x_forwarded_fort", "a"), ("x_own", "b"), ("x-forwarded-for-me", "c")];
+    for (peer, trusts) in [("192.0.2.7", false), ("10.0.0.1", true)] {
+        let mut headers = map(&[&claims[..], &others].concat());
+        let hop = Hop {
+            peer: ip(peer),
+            secure: false,
+            host: None,
+        };
+        assert_eq!(trusted().trusts(hop.peer), trusts);
+        forward(&mut headers, &hop, &trusted());
+        let element = format!("for={peer};proto=http");
+        let set = [
+            ("x-forwarded-for", peer),
+            ("x-forwarded-proto", "http"),
+            ("forwarded", &element),
+        ];
+        assert_eq!(lines(&headers), lines(&map(&[&others[..], &set].concat())));
+    }
+    let mut trailers = map(&claims);
+    strip_request_trailers(&mut trailers);
+    assert!(trailers.is_empty(), "{trailers:?}");
+}
+
 #[test]
 fn a_request_without_a_host_claims_none() {
     let mut headers = map(&[("x-forwarded-host", "evil")]);

@@ -3,7 +3,8 @@
 //! # What is whose
 //!
 //! The library minds the framing, flow control, floods of resets and of header blocks, and what lengths say. Here it is
-//! decided how many streams there are, what a request must look like ([`admit_http2`]), how long a connection may be
+//! decided how many streams there are and how many requests are worked on, those that were reset included
+//! (CVE-2023-44487), what a request must look like ([`admit_http2`]), how long a connection may be
 //! idle and a peer take nothing of a response, and when it is left.
 //!
 //! # Leaving
@@ -39,6 +40,7 @@ use super::{Edge, EdgeRefusal, EdgeService};
 use crate::lifecycle::Stage;
 use crate::wire::strict::{MAX_FIELDS, admit_http2};
 use crate::wire::timer::Timer;
+pub use streams::UnderWay;
 use streams::{Spawner, Stream, StreamBody, StreamUpload, Streams};
 
 /// How many requests a connection may have under way at once.
@@ -133,6 +135,11 @@ fn admit(
         refusal.count(&edge.stats);
         return Err(refusal);
     }
+    let Some(under_way) = stream.begin() else {
+        EdgeRefusal::Overloaded.count(&edge.stats);
+        return Err(EdgeRefusal::Overloaded);
+    };
+    head.extensions.insert(under_way);
     peer.introduce(&mut head.extensions);
     head.extensions.insert(OfStream(Arc::clone(stream)));
     Ok(Request::from_parts(head, body))

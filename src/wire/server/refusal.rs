@@ -19,7 +19,7 @@ pub enum EdgeRefusal {
     HeaderTooLarge,
     /// 408: the head, or the next bytes of the body, did not come in time.
     RequestTimeout,
-    /// 503: there are too many connections.
+    /// 503: there are too many connections, or too many requests of one connection.
     Overloaded,
 }
 
@@ -42,7 +42,7 @@ impl fmt::Display for EdgeRefusal {
             Self::BadRequest(how) => write!(f, "malformed request: {how}"),
             Self::HeaderTooLarge => f.write_str("the request head is too large"),
             Self::RequestTimeout => f.write_str("the request did not come in time"),
-            Self::Overloaded => f.write_str("too many connections"),
+            Self::Overloaded => f.write_str("too many connections, or too many requests of one"),
         }
     }
 }

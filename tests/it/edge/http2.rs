@@ -255,6 +255,33 @@ async fn s4_a_request_whose_client_resets_it_is_seen_through() {
     );
 }
 
+/// CVE-2023-44487, in the slow form: each request is reset only once the backend has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_resets_what_it_asks_for_gets_no_more_of_the_backend_than_its_share() {
+    const SHARE: usize = 256;
+    let shop = Shop::start().await;
+    let bridge = Bridge::before(&shop.url()).id_cookies(&["sid"]).start().await;
+    let mut hostile = client(&bridge).await;
+    let mut refused = 0;
+    for n in 0..SHARE + 50 {
+        let path = format!("/basket/add?after=20000&tag={n}.");
+        let slow = post(&path, &InstallId::random()).body(full("{}")).unwrap();
+        let (sent, tag) = (hostile.send_request(slow), format!("{n}."));
+        tokio::select! {
+            answer = sent => {
+                assert_eq!(answer.expect("an answer").status(), 503);
+                refused += 1;
+            }
+            // From here on it is seen through.
+            () = shop.wait_for_tag(&tag) => {}
+        }
+    }
+    assert_eq!((shop.most_in_flight(), refused), (SHARE, 50));
+    let mut another = client(&bridge).await;
+    let basket = post("/basket", &InstallId::random()).body(full("{}")).unwrap();
+    assert_eq!(send(&mut another, basket).await.status(), 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_offers_no_alpn_is_served_http_1_over_tls() {
     let (backend, authority) = (RawBackend::answering(OK).await, Authority::new("ours"));

@@ -20,12 +20,32 @@ use crate::wire::timer::Timer;
 /// not stalled, however large the pieces are in which the backend sends.
 const PIECE: usize = 16 * 1024;
 
+/// How many requests of one connection may be worked on at once, those included that the client has reset: they are seen
+/// through all the same (S4), and a client that resets what it has asked for is not held by the number of its streams.
+const MOST_WORK: usize = 2 * super::MAX_STREAMS as usize;
+
 /// All of a connection.
 pub(super) struct Streams {
     open: AtomicUsize,
     idle_since: Mutex<Instant>,
     /// The one whose task the library starts next: right after the request was handed over, in the same poll.
     next: Mutex<Option<Arc<Stream>>>,
+    /// Requests that are worked on.
+    work: AtomicUsize,
+}
+
+/// An extension of requests, to be kept for as long as one is worked on, its client there or not.
+#[derive(Clone)]
+pub struct UnderWay {
+    _work: Arc<Work>,
+}
+
+struct Work(Arc<Streams>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.work.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// One of them, from the request to the end of the response. Dropped when its task has ended.
@@ -43,6 +63,7 @@ impl Streams {
             open: AtomicUsize::new(0),
             idle_since: Mutex::new(Instant::now()),
             next: Mutex::new(None),
+            work: AtomicUsize::new(0),
         })
     }
 
@@ -75,6 +96,13 @@ impl Drop for Stream {
 }
 
 impl Stream {
+    /// The work on its request begins; `None` where the client has given us too much to do already.
+    pub(super) fn begin(&self) -> Option<UnderWay> {
+        let before = self.streams.work.fetch_add(1, Ordering::AcqRel);
+        let work = Arc::new(Work(Arc::clone(&self.streams)));
+        (before < MOST_WORK).then_some(UnderWay { _work: work })
+    }
+
     /// What its body turned out to be, if that is to be refused.
     pub(super) fn broken(&self) -> Option<EdgeRefusal> {
         self.broken.get().copied()
