@@ -82,7 +82,9 @@ impl CsrfBridge {
         } else {
             let secure = fields
                 .get(&X_FORWARDED_PROTO)
-                .is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
+                .and_then(|proto| proto.as_bytes().split(|byte| *byte == b',').next())
+                // Of several proxies the first is the one that the client came to.
+                .is_some_and(|proto| proto.trim_ascii().eq_ignore_ascii_case(b"https"));
             referer.extend_from_slice(if secure { b"https://" } else { b"http://" });
             referer.extend_from_slice(fields.get(HOST)?.as_bytes());
         }
@@ -186,11 +188,14 @@ mod tests {
 
     #[test]
     fn the_referer_follows_the_scheme_that_the_backend_is_told() {
-        let secure = [("x-forwarded-proto", "https")];
-        assert_eq!(
-            sent(&bridge(None), &Method::POST, &[], &secure),
-            "referer: https://shop.example/"
-        );
+        for (proto, referer) in [
+            ("https", "referer: https://shop.example/"),
+            ("HTTPS, http", "referer: https://shop.example/"),
+            ("http, https", "referer: http://shop.example/"),
+        ] {
+            let told = [("x-forwarded-proto", proto)];
+            assert_eq!(sent(&bridge(None), &Method::POST, &[], &told), referer, "{proto}");
+        }
     }
 
     #[test]

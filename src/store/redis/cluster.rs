@@ -39,8 +39,8 @@ mod reply;
 mod slot;
 mod watch;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::{Cmd, Value};
@@ -95,6 +95,8 @@ struct Shared {
     target: ClusterTarget,
     state: latest::Sender<State>,
     suspected: AtomicBool,
+    /// When the map was known first.
+    known_since: OnceLock<Instant>,
     past: Past,
     visitors: Visitors,
 }
@@ -120,6 +122,7 @@ impl Cluster {
                 why: "no node of the cluster has answered yet".into(),
             }),
             suspected: AtomicBool::new(false),
+            known_since: OnceLock::new(),
             past: Past::default(),
             visitors: Visitors::default(),
         });

@@ -649,33 +649,36 @@ async fn a_copy_does_not_outlive_the_move_of_its_slot_and_the_new_node_tells_of_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_does_not_outlive_the_demotion_of_its_master() {
+async fn no_copy_of_a_master_that_was_demoted_outlives_a_change_at_its_successor() {
     let cluster = ClusterNodes::start().await;
     let (reader, writer) = two_replicas(&cluster).await;
-    let name = record_key(1);
-    writer.store.create(&key(1), record(1, "x", LONG), None).await.unwrap();
-    let (master, replica) = (cluster.master_of(&name), cluster.replica_of(&name));
-    cluster.nodes[master].wait_for_replicas(1);
-    reader.fill_for_sure(&key(1), 1).await;
-    cluster.failover(replica);
-    cluster.promoted(replica, &name).await;
-    eventually("a change at the new master", || async {
-        let replaced = writer
-            .store
-            .replace(&key(1), version(1), record(2, "x", LONG), None)
-            .await;
-        matches!(replaced, Ok(Replaced::Done))
-    })
-    .await;
-    // The old master lives: it tells what it hears from the new one, or the map tells.
-    eventually("the end of the copy", || async { reader.at_hand(&key(1)).is_none() }).await;
-    reader.fill_for_sure(&key(1), 2).await;
-    let replaced = writer
-        .store
-        .replace(&key(1), version(2), record(3, "x", LONG), None)
+    // One for each master.
+    let numbers: Vec<_> = (0..3)
+        .map(|master| (0..).find(|n| cluster.master_of(&record_key(*n)) == master))
+        .map(|number| number.expect("a key of each master"))
+        .collect();
+    for n in numbers {
+        let (key, name) = (key(n), record_key(n));
+        writer.store.create(&key, record(1, "x", LONG), None).await.unwrap();
+        let (master, replica) = (cluster.master_of(&name), cluster.replica_of(&name));
+        cluster.nodes[master].wait_for_replicas(1);
+        reader.fill_for_sure(&key, 1).await;
+        // The old master lives, keeps its connections, and takes its time to catch up with the new one.
+        cluster.nodes[master].command(&["CONFIG", "SET", "masterauth", "refused"]);
+        cluster.failover(replica);
+        cluster.promoted(replica, &name).await;
+        eventually("a change at the new master", || async {
+            let new = record(2, "x", LONG);
+            let replaced = writer.store.replace(&key, version(1), new, None).await;
+            matches!(replaced, Ok(Replaced::Done))
+        })
         .await;
-    assert_eq!(replaced, Ok(Replaced::Done));
-    assert_eq!(reader.at_hand(&key(1)), None);
+        assert_eq!(reader.at_hand(&key), None, "installation {n}");
+        reader.fill_for_sure(&key, 2).await;
+        let replaced = writer.store.replace(&key, version(2), record(3, "x", LONG), None).await;
+        assert_eq!(replaced, Ok(Replaced::Done));
+        assert_eq!(reader.at_hand(&key), None, "installation {n}: the new master tells");
+    }
 }
 
 async fn two_replicas(cluster: &ClusterNodes) -> (Replica, Replica) {

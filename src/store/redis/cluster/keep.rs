@@ -4,9 +4,13 @@
 //! is the one that serves its slot: when the map says otherwise, the copies of that slot are not served any more.
 //!
 //! While a slot is on its way from one node to another, its keys are removed from the old one, which tells of that; what is
-//! read by a redirection is not kept. In a failover a master that lives becomes a replica, and goes on telling of
-//! what it hears from its successor. What is left is a master that was cut off from the others, and not from here:
-//! until the map is known to have changed, its copies are served as it would answer itself, see the module of the cluster.
+//! read by a redirection is not kept.
+//!
+//! In a failover a master that lives becomes a replica, and its connections stay: what changes at its successor it tells late,
+//! once it has caught up with that. So where copies are kept the map is asked for every second, and a change at a master that
+//! is new here is answered only when it must be known everywhere: whoever has a copy from its predecessor believes it no more.
+//! What is left is a replica of the bridge that hears only from a master that was cut off from the others: until it
+//! hears otherwise it serves copies as that one would answer itself, see the module of the cluster.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,6 +21,7 @@ use tokio::time::Instant;
 
 use super::map::Node;
 use super::slot::slot_of;
+use super::watch::KNOWN_ELSEWHERE;
 use super::{Cluster, Effect, Failure, Shared, State};
 use crate::session::copies::{Pass, Promise, Standing};
 use crate::session::store::Key;
@@ -49,11 +54,20 @@ impl Cluster {
     /// known.
     pub(in crate::store::redis) async fn all_told(&self, name: &[u8], by: Instant) -> Result<(), Failure> {
         let node = self.shared.owner(slot_of(name), by).await?;
-        node.server.ask(&redis::cmd("PING"), Effect::Read, by).await.map(drop)
+        let told = node.server.ask(&redis::cmd("PING"), Effect::Read, by).await.map(drop);
+        self.shared.known_elsewhere(&node).await;
+        told
     }
 }
 
 impl Shared {
+    /// Waits until `node` is known to all who keep copies, where it is new.
+    async fn known_elsewhere(&self, node: &Node) {
+        if self.known_since.get().is_some_and(|first| node.known_since > *first) {
+            tokio::time::sleep_until(node.known_since + KNOWN_ELSEWHERE).await;
+        }
+    }
+
     /// The same for as long as `node` serves `slot`.
     fn limit(self: &Arc<Self>, pass: Pass, slot: u16, node: &Arc<Node>) -> Pass {
         Pass {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use redis::Cmd;
+use tokio::time::Instant;
 
 use super::super::Address;
 use super::super::replicas::Replicas;
@@ -21,6 +22,8 @@ const PROBE_NAMES: u32 = 4096;
 pub(super) struct Node {
     pub(super) address: Address,
     pub(super) server: Server,
+    /// Since when it is known here.
+    pub(super) known_since: Instant,
     /// Where its replicas are waited for.
     pub(super) replicas: Option<Replicas>,
 }

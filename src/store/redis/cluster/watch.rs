@@ -22,6 +22,12 @@ use crate::session::store::StoreStats;
 /// How often the map is asked for when all is well.
 const EVERY: Duration = Duration::from_secs(5);
 
+/// The same where copies are kept: they are believed for no longer than the map.
+const EVERY_WITH_COPIES: Duration = Duration::from_secs(1);
+
+/// How long a master that is new here may be unknown elsewhere: until the map was asked for, and the answers have come.
+pub(super) const KNOWN_ELSEWHERE: Duration = Duration::from_millis(1500);
+
 /// How often it is looked whether all is well, and the map asked for when it is not: between half and all of it, so
 /// that replicas do not ask in step.
 const TICK: Duration = Duration::from_millis(100);
@@ -75,6 +81,7 @@ impl Visitors {
         }
         let node = Arc::new(Node {
             address: address.clone(),
+            known_since: asked_at,
             server: Server::new(
                 Link::new(shared.target_at(address), shared.target.tracking.clone()),
                 Link::beside(shared.target_at(address)),
@@ -140,6 +147,7 @@ impl Past {
 pub(super) async fn watch(shared: Arc<Shared>) {
     let mut teller = Teller::default();
     let mut older = 0;
+    let every = shared.target.tracking.as_ref().map_or(EVERY, |_| EVERY_WITH_COPIES);
     loop {
         let asked_at = Instant::now();
         match ask_around(&shared).await {
@@ -154,7 +162,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
             tick().await;
             let unserved = shared.unserved();
             teller.tell(unserved);
-            if unserved > 0 || asked_at.elapsed() > EVERY || shared.was_suspected() {
+            if unserved > 0 || asked_at.elapsed() > every || shared.was_suspected() {
                 break;
             }
         }
@@ -279,6 +287,8 @@ impl Shared {
         let map = Map::new(view, node, |n| probe(&self.target.prefix, n));
         let masters = map.masters().len();
         debug!(epoch, slots, masters, "a new map of the cluster");
+        // Its masters were not made so just now, as far as is known.
+        let _ = self.known_since.set(Instant::now());
         self.state.send_if_modified(|state| {
             let open = !matches!(state, State::Closed);
             if open {
