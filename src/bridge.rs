@@ -6,7 +6,8 @@
 //! 1. [`access`], [`identify`]: who is it?
 //! 2. [`acquire`]: the session, found, waited for, or to be started.
 //! 3. [`outbound`], [`csrf`]: the client's request becomes the backend's.
-//! 4. [`inbound`]: the backend's response loses its cookies.
+//! 4. [`inbound`]: the backend's response loses its cookies. Where it reports a dead session, [`lost`], the request is sent
+//!    once more as if there had been none, with what was [`kept`] of it.
 //! 5. [`commit`]: what they changed is stored, before the response goes out.
 //! 6. [`refuse`]: whatever goes wrong becomes a response, by the only such table.
 //!
@@ -23,7 +24,9 @@ pub mod flights;
 pub mod identify;
 pub mod inbound;
 pub mod journal;
+pub mod kept;
 pub mod lead;
+pub mod lost;
 pub mod outbound;
 pub mod pending;
 pub mod pointer;
@@ -41,6 +44,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::header::{CONTENT_LENGTH, UPGRADE};
+use http::request::Parts as Head;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::oneshot;
@@ -56,7 +60,9 @@ use flights::Landing;
 use identify::{IdentifyError, IdentifyOptions, Identity};
 use inbound::InboundBody;
 use journal::{Journal, Session};
+use kept::Kept;
 use lead::Lead;
+use lost::{Answered, Lost};
 use outbound::Outbound;
 use refuse::Refusal;
 use route::{Route, Routes, SessionUse};
@@ -65,11 +71,11 @@ use sessions::Sessions;
 use touch::Touch;
 use turns::{Turn, Turns};
 
-use crate::metrics::{CookieDrop, Metrics};
+use crate::metrics::{CookieDrop, LostAnswer, Metrics};
 use crate::session::clock::Timestamp;
 use crate::session::cookie::{Cookie, Origin, Rejected, parse_set_cookie};
 use crate::session::merge::{Effect, Said};
-use crate::session::record::Snapshot;
+use crate::session::record::{Rank, Snapshot};
 use crate::session::store::Key;
 use crate::wire::server::UnderWay;
 use crate::wire::upgrade;
@@ -109,6 +115,10 @@ pub struct Parts {
     pub reject_missing: bool,
     /// Whether requests go on without a session while the store is down (rule F2).
     pub stateless_on_outage: bool,
+    /// How the backend reports a dead session, if that is known (rule C4).
+    pub lost: Option<Lost>,
+    /// How many bytes of a request's body are kept to send it once more.
+    pub replay_body: usize,
     /// How long the body of the response that starts a session may hold those who wait (rule S1).
     pub body_wait: Duration,
 }
@@ -127,6 +137,9 @@ struct Held {
     /// When it was known: the request is sent after that.
     at: Timestamp,
 }
+
+/// What it takes to send a request once more.
+type Again = (Head, Kept);
 
 impl Bridge {
     /// A bridge of these parts.
@@ -185,24 +198,37 @@ impl Bridge {
         let host = parts.outbound.host(&head);
         let path = head.uri.path().to_owned();
         let origin = Origin::new(&host, &path);
-        let now = parts.sessions.now();
-        let jar = held
-            .as_ref()
-            .and_then(|held| Some(held.snapshot.as_ref()?.record.jar()));
-        let cookie = jar.and_then(|jar| jar.header(&origin, now));
-        let token = parts
-            .csrf
-            .as_ref()
-            .map(|csrf| (csrf, jar.and_then(|jar| csrf.token(jar, &origin, now))));
-        let mut outgoing = parts.outbound.build(head, body, peer, cookie, journal.request_id());
-        if let Some((csrf, token)) = token.filter(|_| held.is_some()) {
-            let method = outgoing.method().clone();
-            csrf.apply(&method, outgoing.headers_mut(), token);
-        }
+        let may_be_lost = rank != Rank::Auth && self.goes_with_session(held.as_ref(), &origin);
+        let (body, again) = match &parts.lost {
+            Some(_) if may_be_lost && (safe || route.replay) => self.keep(&head, body, route).await?,
+            _ => (body, None),
+        };
 
         dispatched.mark();
-        journal.dispatched();
-        let (response, cookies) = self.exchange(outgoing, route, journal).await?;
+        let outgoing = self.outgoing((head, body), peer, held.as_ref(), &origin, journal);
+        let (mut response, mut cookies) = self.exchange(outgoing, route, journal).await?;
+
+        // Rule C4: of a request that went with a dead session nothing is left but the wish.
+        let mut is_lost = false;
+        if let Some(lost) = parts.lost.as_ref().filter(|_| may_be_lost)
+            && let Some(dead) = self.dead(lost, &mut held, &response, &cookies, &origin)
+        {
+            drop(response);
+            self.forget(&dead, journal).await;
+            let Some((head, kept)) = again else {
+                parts.metrics.session_lost(LostAnswer::Refused);
+                return Err(Refusal::SessionLost);
+            };
+            held = self.acquire(dead.key, safe, journal).await?;
+            let outgoing = self.outgoing((head, kept.body()), peer, held.as_ref(), &origin, journal);
+            (response, cookies) = self.exchange(outgoing, route, journal).await?;
+            is_lost = lost.shows(&answered(&response, &cookies, &origin));
+            parts.metrics.session_lost(if is_lost {
+                LostAnswer::Refused
+            } else {
+                LostAnswer::Healed
+            });
+        }
 
         let leads = held.as_ref().is_some_and(|held| held.lead.is_some());
         let (end, response) = self.dress(response, leads, turn);
@@ -215,6 +241,10 @@ impl Bridge {
             self.settle(held, said, end, journal).await;
         } else {
             parts.metrics.set_cookies_stripped(cookies.len());
+        }
+        if is_lost {
+            // Not for want of a session: it is the log-in that is missing, and the client is to know.
+            return Err(Refusal::SessionLost);
         }
         Ok(self.connect_upgrade(response, client_upgrade))
     }
@@ -301,6 +331,81 @@ impl Bridge {
                 }
             }
         }
+    }
+
+    /// Whether a request to `origin` goes with a session.
+    fn goes_with_session(&self, held: Option<&Held>, origin: &Origin<'_>) -> bool {
+        let sessions = &self.parts.sessions;
+        held.and_then(|held| held.snapshot.as_ref())
+            .is_some_and(|sent| lost::goes_with_session(sent.record.jar(), origin, &sessions.policy, sessions.now()))
+    }
+
+    /// Reads the body of a request that may have to be sent once more.
+    async fn keep(&self, head: &Head, body: Body, route: &Route) -> Result<(Body, Option<Again>), Refusal> {
+        let read = tokio::time::timeout(route.response_timeout, kept::keep(body, self.parts.replay_body))
+            .await
+            .map_err(|_elapsed| Refusal::RequestTimeout)?;
+        let (body, kept) = read.map_err(|_broken| Refusal::BadRequest {
+            reason: "the request body could not be read",
+        })?;
+        Ok((body, kept.map(|kept| (head.clone(), kept))))
+    }
+
+    /// Stage 3: the backend's request, with the session.
+    fn outgoing(
+        &self,
+        (head, body): (Head, Body),
+        peer: SocketAddr,
+        held: Option<&Held>,
+        origin: &Origin<'_>,
+        journal: &mut Journal,
+    ) -> Request<Body> {
+        let parts = &self.parts;
+        let now = parts.sessions.now();
+        let jar = held.and_then(|held| Some(held.snapshot.as_ref()?.record.jar()));
+        let cookie = jar.and_then(|jar| jar.header(origin, now));
+        let mut outgoing = parts.outbound.build(head, body, peer, cookie, journal.request_id());
+        if let Some(csrf) = parts.csrf.as_ref().filter(|_| held.is_some()) {
+            let token = jar.and_then(|jar| csrf.token(jar, origin, now));
+            let method = outgoing.method().clone();
+            csrf.apply(&method, outgoing.headers_mut(), token);
+        }
+        journal.dispatched();
+        outgoing
+    }
+
+    /// The session that a request went with, if the response says that it is dead (rule C4).
+    fn dead(
+        &self,
+        lost: &Lost,
+        held: &mut Option<Held>,
+        response: &Response<UpstreamBody>,
+        cookies: &[HeaderValue],
+        origin: &Origin<'_>,
+    ) -> Option<Held> {
+        let sessions = &self.parts.sessions;
+        let told = held.as_ref()?.snapshot.as_ref().is_some_and(|sent| {
+            let answered = answered(response, cookies, origin);
+            lost.is_told(&answered, sent.record.jar(), &sessions.policy, sessions.now())
+        });
+        held.take_if(|_| told)
+    }
+
+    /// Drops the record of a dead session, if it is still the one that was sent: by the rules of any other deletion, and
+    /// with the lowest rank, so that whatever anybody has changed since stays.
+    async fn forget(&self, dead: &Held, journal: &mut Journal) {
+        let parts = &self.parts;
+        let Some(sent) = &dead.snapshot else { return };
+        let now = parts.sessions.now();
+        tracing::info!(install = %dead.key, "the backend does not know the session any more");
+        let said = Said {
+            rank: Rank::Safe,
+            cookies: lost::deletions(sent.record.jar(), &parts.sessions.policy, now),
+            at: now,
+        };
+        let change = Change::new(Some(Arc::clone(sent)), dead.at, said, None);
+        parts.commit.commit(&dead.key, change, None).await;
+        journal.session(Session::Ended);
     }
 
     /// Stages 3 and 4: to the backend and back, and the cookies out of the response.
@@ -423,6 +528,20 @@ impl Bridge {
             });
         }
         response
+    }
+}
+
+/// What a response says of the session.
+fn answered<'a>(
+    response: &'a Response<UpstreamBody>,
+    cookies: &'a [HeaderValue],
+    origin: &'a Origin<'a>,
+) -> Answered<'a> {
+    Answered {
+        status: response.status(),
+        headers: response.headers(),
+        cookies,
+        origin,
     }
 }
 

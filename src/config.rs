@@ -31,8 +31,9 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use sealing::{KeyFile, Sealing};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, NearCache, OnMissing,
-    OnStoreError, OnUnreadable, Ops, PemFile, Route, RouteSession, Server, ServerTls, Session, Store, Upstream,
+    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, Lost, NearCache,
+    OnMissing, OnStoreError, OnUnreadable, Ops, PemFile, Route, RouteSession, Server, ServerTls, Session, Store,
+    Upstream,
 };
 pub use url::{Address, RedisTopology, RedisUrl, StoreUrl, UpstreamUrl};
 

@@ -12,6 +12,7 @@
 //! | `session_bridge_sessions_created_total` | counter | | records stored where there was none |
 //! | `session_bridge_sessions_replaced_total` | counter | | sessions whose session cookie got a new value: a log-in, a rotation |
 //! | `session_bridge_sessions_ended_total` | counter | | records removed: log-outs, and sessions ended by an operator |
+//! | `session_bridge_sessions_lost_total` | counter | `answer` | sessions that the backend did not know any more, see [`LostAnswer`] |
 //! | `session_bridge_leases_total` | counter | `event` | the lead over starting a session, see [`LeaseEvent`] |
 //! | `session_bridge_session_wait_seconds` | histogram | | how long requests waited for another one to start their session |
 //! | `session_bridge_cookies_dropped_total` | counter | `reason` | cookies of the backend that were not kept, see [`CookieDrop`] |
@@ -59,7 +60,9 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-pub use labels::{Abandoned, CookieDrop, LeaseEvent, Method, Outcome, RecordFlaw, StatusClass, StoreOp, StoreResult};
+pub use labels::{
+    Abandoned, CookieDrop, LeaseEvent, LostAnswer, Method, Outcome, RecordFlaw, StatusClass, StoreOp, StoreResult,
+};
 use labels::{Counters, Histograms};
 
 /// Upper bounds for what waits for a backend or for other requests, in seconds.
@@ -83,6 +86,7 @@ pub struct Metrics {
     sessions_created: Counter,
     sessions_replaced: Counter,
     sessions_ended: Counter,
+    sessions_lost: Counters<1>,
     leases: Counters<1>,
     session_wait: Histogram,
     cookies_dropped: Counters<1>,
@@ -158,6 +162,7 @@ impl Metrics {
             sessions_created: Counter::default(),
             sessions_replaced: Counter::default(),
             sessions_ended: Counter::default(),
+            sessions_lost: Counters::new(LostAnswer::ALL.len(), Counter::default),
             leases: Counters::new(LeaseEvent::ALL.len(), Counter::default),
             session_wait: slow(),
             cookies_dropped: Counters::new(CookieDrop::ALL.len(), Counter::default),
@@ -213,6 +218,7 @@ impl Metrics {
             "sessions_created": "Sessions stored anew" = self.sessions_created.clone();
             "sessions_replaced": "Session cookies that got a new value" = self.sessions_replaced.clone();
             "sessions_ended": "Sessions removed" = self.sessions_ended.clone();
+            "sessions_lost": "Sessions that the backend did not know any more" = self.sessions_lost.family();
             "leases": "The lead over starting a session" = self.leases.family();
             "session_wait_seconds": "Wait for another request's session" = self.session_wait.clone();
             "cookies_dropped": "Cookies of the backend not kept" = self.cookies_dropped.family();
@@ -278,6 +284,12 @@ impl Metrics {
     /// A record was removed.
     pub fn session_ended(&self) {
         self.sessions_ended.inc();
+    }
+
+    /// The backend did not know a session.
+    pub fn session_lost(&self, answer: LostAnswer) {
+        self.sessions_lost
+            .with(answer.index(), [("answer", answer.text())], count);
     }
 
     /// Something happened to the lead over starting a session.
@@ -569,6 +581,7 @@ mod tests {
         metrics.session_created();
         metrics.session_replaced();
         metrics.session_ended();
+        LostAnswer::ALL.iter().for_each(|answer| metrics.session_lost(*answer));
         metrics.session_wait(MOMENT);
         metrics.set_cookies_stripped(1);
         metrics.commit_conflict();

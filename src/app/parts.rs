@@ -14,6 +14,7 @@ use crate::bridge::acquire::Acquire;
 use crate::bridge::commit::Commit;
 use crate::bridge::csrf::CsrfBridge;
 use crate::bridge::identify::IdentifyOptions;
+use crate::bridge::lost::Lost;
 use crate::bridge::outbound::Outbound;
 use crate::bridge::pending::Pending;
 use crate::bridge::pointer::Pointer;
@@ -314,6 +315,8 @@ pub(super) fn bridge(config: &Config, shared: Shared) -> Result<bridge::Parts, S
         metrics,
         tasks,
         forced,
+        lost: lost(&config.session.lost),
+        replay_body: config.session.replay_body,
         stateless_on_outage: config.session.on_store_error == OnStoreError::Stateless,
         body_wait: config.session.body_wait,
     })
@@ -338,6 +341,15 @@ fn csrf(csrf: &config::Csrf) -> Option<CsrfBridge> {
     Some(CsrfBridge::new(cookie, header, csrf.origin.clone()))
 }
 
+fn lost(lost: &config::Lost) -> Option<Lost> {
+    lost.is_set().then(|| Lost {
+        statuses: lost.status.clone(),
+        redirect: lost.redirect.clone(),
+        header: lost.header.clone(),
+        with_new_cookie: lost.with_new_cookie,
+    })
+}
+
 fn outbound(config: &Config) -> Result<Outbound, StartError> {
     let host = HeaderValue::from_str(config.upstream.url.authority().as_str())
         .map_err(|error| StartError(format!("upstream.url: {error}")))?;
@@ -352,6 +364,7 @@ fn routes(config: &Config) -> Routes {
         session: SessionUse::Required,
         auth: false,
         unlimited: false,
+        replay: false,
         response_timeout: config.upstream.response_timeout,
         auth_paths: config.session.auth_paths.clone(),
     };
@@ -365,6 +378,7 @@ fn routes(config: &Config) -> Routes {
         },
         auth: route.auth,
         unlimited: route.unlimited,
+        replay: route.replay,
         response_timeout: route.timeout.unwrap_or(config.upstream.response_timeout),
         auth_paths: config.session.auth_paths.clone(),
     });

@@ -201,13 +201,13 @@ const JOINED_PIECE: usize = 8 * 1024;
 
 /// What was read of a body, in order. Nothing is copied but small pieces after the first.
 #[derive(Default)]
-struct Pieces {
+pub(super) struct Pieces {
     done: VecDeque<Bytes>,
     joined: BytesMut,
 }
 
 impl Pieces {
-    fn push(&mut self, piece: Bytes) {
+    pub(super) fn push(&mut self, piece: Bytes) {
         if piece.is_empty() {
             return;
         }
@@ -228,18 +228,18 @@ impl Pieces {
         }
     }
 
-    fn finish(mut self) -> VecDeque<Bytes> {
+    pub(super) fn finish(mut self) -> VecDeque<Bytes> {
         self.close_joined();
         self.done
     }
 }
 
 /// A body of which a part has been read already.
-struct Replay {
-    read: VecDeque<Bytes>,
+pub(super) struct Replay {
+    pub(super) read: VecDeque<Bytes>,
     /// The trailers, if they have been read too.
-    trailers: Option<HeaderMap>,
-    rest: Body,
+    pub(super) trailers: Option<HeaderMap>,
+    pub(super) rest: Body,
 }
 
 impl http_body::Body for Replay {

@@ -6,6 +6,7 @@
 //! | [`Refusal::InstallIdMalformed`] | 400 | `install-id-malformed` | |
 //! | [`Refusal::BadRequest`] | 400 | `bad-request` | |
 //! | [`Refusal::Unauthorized`] | 401 | `unauthorized` | |
+//! | [`Refusal::SessionLost`] | 401 | `session-lost` | |
 //! | [`Refusal::SessionBoundElsewhere`] | 403 | `session-bound-elsewhere` | |
 //! | [`Refusal::RequestTimeout`] | 408 | `request-timeout` | |
 //! | [`Refusal::TooManyNewSessions`] | 429 | `too-many-new-sessions` | yes |
@@ -69,6 +70,8 @@ pub enum Refusal {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The backend does not know the session any more, and the request cannot be sent again by itself (rule C4).
+    SessionLost,
     /// The session belongs to another client address.
     SessionBoundElsewhere,
     /// Sessions are being started too fast. Nothing was sent to the backend.
@@ -111,7 +114,7 @@ struct Problem<'a> {
 
 impl Refusal {
     /// Every slug there is.
-    pub const SLUGS: [&'static str; 15] = [
+    pub const SLUGS: [&'static str; 16] = [
         "install-id-missing",
         "install-id-malformed",
         "unauthorized",
@@ -120,6 +123,7 @@ impl Refusal {
         "request-timeout",
         "store-unavailable",
         "session-wait-timeout",
+        "session-lost",
         "session-bound-elsewhere",
         "too-many-new-sessions",
         "upstream-unreachable",
@@ -136,6 +140,7 @@ impl Refusal {
             Self::InstallIdMalformed { .. } => row(S::BAD_REQUEST, "install-id-malformed", "Install ID malformed"),
             Self::BadRequest { .. } => row(S::BAD_REQUEST, "bad-request", "Bad request"),
             Self::Unauthorized => row(S::UNAUTHORIZED, "unauthorized", "Unauthorized"),
+            Self::SessionLost => row(S::UNAUTHORIZED, "session-lost", "Session lost"),
             Self::SessionBoundElsewhere => row(S::FORBIDDEN, "session-bound-elsewhere", "Session bound elsewhere"),
             Self::RequestTimeout => row(S::REQUEST_TIMEOUT, "request-timeout", "Request timeout"),
             Self::TooManyNewSessions { .. } => {
@@ -178,6 +183,10 @@ impl Refusal {
             Self::SessionWaitTimeout { .. } => {
                 "Other requests of this installation are still under way: one that starts its session, or as many as may \
                  go at once. The backend was not asked; send the request again later."
+            }
+            Self::SessionLost => {
+                "The backend does not know the session of this installation any more. The request was not carried out; \
+                 send it again, after a log-in where it needs one."
             }
             Self::SessionBoundElsewhere => {
                 "The session of this installation was started from another address. Send the request from there."
@@ -226,6 +235,7 @@ impl Refusal {
             | Self::BadRequest { .. }
             | Self::HeaderTooLarge
             | Self::RequestTimeout
+            | Self::SessionLost
             | Self::SessionBoundElsewhere
             | Self::UpstreamUnreachable
             | Self::UpstreamTimeout
@@ -260,7 +270,13 @@ impl Refusal {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
         if status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            // Every 401 names what would help (RFC 9110 §15.5.2): a key, or a log-in of the backend's own kind.
+            let scheme = if *self == Self::SessionLost {
+                "Session"
+            } else {
+                "Bearer"
+            };
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
         }
         response
     }
@@ -297,6 +313,7 @@ mod tests {
             (Refusal::RequestTimeout, 408, "request-timeout"),
             (Refusal::StoreUnavailable { retry_after }, 503, "store-unavailable"),
             (Refusal::SessionWaitTimeout { retry_after }, 503, "session-wait-timeout"),
+            (Refusal::SessionLost, 401, "session-lost"),
             (Refusal::SessionBoundElsewhere, 403, "session-bound-elsewhere"),
             (
                 Refusal::TooManyNewSessions { retry_after },
@@ -387,7 +404,8 @@ mod tests {
         for (refusal, status, slug) in contract() {
             let asked = refusal.response(REQUEST_ID).headers().get("www-authenticate").cloned();
             assert_eq!(asked.is_some(), status == 401, "{slug}");
-            assert!(asked.is_none_or(|scheme| scheme == "Bearer"), "{slug}");
+            let expected = if slug == "session-lost" { "Session" } else { "Bearer" };
+            assert!(asked.is_none_or(|scheme| scheme == expected), "{slug}");
         }
     }
 

@@ -32,6 +32,9 @@ pub struct Route {
     pub auth: bool,
     /// Whether they neither count nor wait where the requests of an installation are limited.
     pub unlimited: bool,
+    /// Whether they may be sent once more where their session turns out to be dead (rule C4). Requests with a safe method
+    /// may anyway.
+    pub replay: bool,
     /// From the end of the upload to the response head.
     pub response_timeout: Duration,
     /// Requests that log in or out by `session.auth_paths`.
@@ -111,6 +114,7 @@ mod tests {
             session: SessionUse::Required,
             auth: false,
             unlimited: false,
+            replay: false,
             response_timeout: Duration::from_secs(1),
             auth_paths: vec![Glob::new("/login"), Glob::new("/?logout=*"), Glob::new("/auth/*")],
         }

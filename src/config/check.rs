@@ -48,6 +48,7 @@ pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
     }
     cookies(reader, tree, parts);
     csrf(reader, tree, parts);
+    lost(reader, tree, parts);
     store(reader, tree, parts);
     upstream(reader, tree, parts);
     near_cache(reader, tree, parts);
@@ -128,6 +129,14 @@ fn csrf(reader: &mut Reader, tree: &Table, parts: &Parts) {
     if parts.install_id.header.as_ref() == Some(header) {
         let message = "is the field that carries the Install ID";
         reader.contradiction(tree, &["session.csrf.header", "install_id.header"], message);
+    }
+}
+
+fn lost(reader: &mut Reader, tree: &Table, parts: &Parts) {
+    let lost = &parts.session.lost;
+    if lost.with_new_cookie && !lost.is_set() {
+        let message = "says when the other signs of session.lost count, and there are none";
+        reader.contradiction(tree, &["session.lost.with_new_cookie", "session.lost"], message);
     }
 }
 
@@ -245,6 +254,20 @@ fn routes(reader: &mut Reader, tree: &Table, parts: &Parts) {
         if route.auth && route.session == RouteSession::Off {
             let message = "a route without a session cannot log in or out: auth = true, session = \"off\"";
             reader.push(node.origin.clone(), "route.auth", message);
+        }
+        let useless = [
+            (
+                !parts.session.lost.is_set(),
+                "session.lost names no sign of a dead session, so nothing would be sent again",
+            ),
+            (
+                route.session == RouteSession::Off,
+                "a route without a session has none to lose: session = \"off\"",
+            ),
+            (route.auth, "a log-in or log-out is never sent again: auth = true"),
+        ];
+        if let Some((_, message)) = useless.iter().find(|(is_so, _)| route.replay && *is_so) {
+            reader.push(node.origin.clone(), "route.replay", *message);
         }
         earlier.push(route);
     }

@@ -10,15 +10,15 @@ use super::document::{Node, Table};
 use super::reader::{Reader, Section};
 use super::sealing::sealing;
 use super::sections::{
-    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, NearCache, OnMissing,
-    OnStoreError, OnUnreadable, Ops, Route, RouteSession, Server, ServerTls, Session, Store, Upstream,
+    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, Lost, NearCache,
+    OnMissing, OnStoreError, OnUnreadable, Ops, Route, RouteSession, Server, ServerTls, Session, Store, Upstream,
 };
 use super::url::{StoreUrl, store_url, upstream_url};
 use super::value::{
     api_key, api_keys_file, boolean, cookie_glob, cookie_name, count, csrf_header, duration, health_path,
-    install_id_header, json_pointer, key_prefix, lasting_pem_file, listen, method, network, one_of, only_false,
-    optional_duration, optional_secret, origin, password_file, path_glob, pem_file, positive_duration, size,
-    small_count, token_file,
+    install_id_header, json_pointer, key_prefix, lasting_pem_file, listen, lost_header, lost_redirect, lost_status,
+    method, network, one_of, only_false, optional_duration, optional_secret, origin, password_file, path_glob,
+    pem_file, positive_duration, size, small_count, token_file,
 };
 use crate::session::glob::Glob;
 
@@ -170,7 +170,7 @@ fn install_id(section: &mut Section<'_>) -> InstallId {
 }
 
 fn session(section: &mut Section<'_>) -> Session {
-    section.unavailable(&["prefetch", "derive", "lost", "bind", "adopt"]);
+    section.unavailable(&["prefetch", "derive", "bind", "adopt"]);
     Session {
         cookies: section.list("cookies", cookie_glob, vec![Glob::new("*")]),
         id_cookies: section.list("id_cookies", cookie_glob, Vec::new()),
@@ -199,6 +199,13 @@ fn session(section: &mut Section<'_>) -> Session {
             header: csrf.value("header", csrf_header, None),
             origin: csrf.value("origin", origin, None),
         }),
+        lost: section.table("lost", |lost| Lost {
+            status: lost.list("status", lost_status, Vec::new()),
+            redirect: lost.value("redirect", lost_redirect, None),
+            header: lost.value("header", lost_header, None),
+            with_new_cookie: lost.value("with_new_cookie", boolean, false),
+        }),
+        replay_body: section.value("replay_body", size(0..=16 << 20), 64 << 10),
     }
 }
 
@@ -274,7 +281,6 @@ fn log(section: &mut Section<'_>) -> Log {
 }
 
 fn route(section: &mut Section<'_>, node: &Node) -> Option<Route> {
-    section.optional("replay", only_false);
     let path = section.required("path", node, path_glob);
     let rest = (
         section.list("methods", method, Vec::new()),
@@ -292,15 +298,17 @@ fn route(section: &mut Section<'_>, node: &Node) -> Option<Route> {
             RouteSession::Required,
         ),
         section.value("unlimited", boolean, false),
+        section.value("replay", boolean, false),
         section.value("timeout", optional_duration, None),
     );
-    let (methods, auth, session, unlimited, timeout) = rest;
+    let (methods, auth, session, unlimited, replay, timeout) = rest;
     Some(Route {
         path: path?,
         methods,
         auth,
         session,
         unlimited,
+        replay,
         timeout,
     })
 }

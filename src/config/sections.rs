@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
 use super::sealing::Sealing;
@@ -136,6 +136,31 @@ pub struct Session {
     pub on_store_error: OnStoreError,
     /// What is sent for the CSRF protection of the backend.
     pub csrf: Csrf,
+    /// How the backend reports a dead session.
+    pub lost: Lost,
+    /// How many bytes of a request's body are kept to send it once more.
+    pub replay_body: usize,
+}
+
+/// `session.lost`: the signs of a session that the backend does not know any more. Any of them is one.
+#[derive(Clone, Debug, Default)]
+pub struct Lost {
+    /// The status of the response.
+    pub status: Vec<StatusCode>,
+    /// Where it redirects to.
+    pub redirect: Option<Glob>,
+    /// A field that it has, with the value where one is given.
+    pub header: Option<(HeaderName, Option<Glob>)>,
+    /// They count only where the response deletes the session cookie or sets another one. Only where one of them is set.
+    pub with_new_cookie: bool,
+}
+
+impl Lost {
+    /// Whether there is any sign.
+    #[must_use]
+    pub const fn is_set(&self) -> bool {
+        !self.status.is_empty() || self.redirect.is_some() || self.header.is_some()
+    }
 }
 
 /// `session.csrf`: a cookie whose value the backend wants in a header field, too. Off where nothing is set.
@@ -221,6 +246,8 @@ pub struct Route {
     pub session: RouteSession,
     /// `session.max_in_flight` is not for them.
     pub unlimited: bool,
+    /// They may be sent once more, with a fresh session, where theirs turns out to be dead.
+    pub replay: bool,
     /// In place of `upstream.response_timeout`.
     pub timeout: Option<Duration>,
 }

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use ipnet::IpNet;
 
 use super::document::{Node, Value, list_from_text};
@@ -366,6 +366,40 @@ pub(super) fn cookie_name(node: &Node) -> Result<Option<String>, Fault> {
         return Err(node.fault("this is one cookie, so its name has no * or ?"));
     }
     Ok(Some(name.as_str().to_owned()))
+}
+
+/// A status by which a backend may report a dead session.
+pub(super) fn lost_status(node: &Node) -> Result<StatusCode, Fault> {
+    let number = count(300..=599)(node)?;
+    let status = u16::try_from(number)
+        .ok()
+        .and_then(|number| StatusCode::from_u16(number).ok());
+    status.ok_or_else(|| node.expected("a status code, such as 401"))
+}
+
+/// Where a redirect leads, or `""`.
+pub(super) fn lost_redirect(node: &Node) -> Result<Option<Glob>, Fault> {
+    if node.text()?.is_empty() {
+        return Ok(None);
+    }
+    path_glob(node).map(Some)
+}
+
+/// A header field, with or without a value: `Name` or `Name: value`; or `""`.
+pub(super) fn lost_header(node: &Node) -> Result<Option<(HeaderName, Option<Glob>)>, Fault> {
+    let text = node.text()?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let (name, value) = text
+        .split_once(':')
+        .map_or((text, ""), |(name, value)| (name, value.trim()));
+    let name = HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_| node.fault("expected a header field, such as \"X-Session-Expired\" or \"X-Session: expired*\""))?;
+    if name == http::header::SET_COOKIE {
+        return Err(node.fault("cannot be Set-Cookie: see with_new_cookie"));
+    }
+    Ok(Some((name, (!value.is_empty()).then(|| Glob::new(value)))))
 }
 
 /// What keys in the store start with.

@@ -115,6 +115,16 @@ label! {
 }
 
 label! {
+    /// What the client was answered when the backend did not know the session of its request.
+    LostAnswer {
+        /// What the backend said to the request when it was sent once more, with a fresh session.
+        Healed = "healed",
+        /// A refusal, 401.
+        Refused = "refused",
+    }
+}
+
+label! {
     /// The calls of a store.
     StoreOp {
         /// Reading a record.

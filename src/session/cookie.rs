@@ -154,6 +154,16 @@ impl Cookie {
         self.name.len() + self.value.len() + self.domain.len() + self.path.len()
     }
 
+    /// What deletes this cookie: one of its key that ended long ago.
+    #[must_use]
+    pub fn deletion(&self) -> Self {
+        Self {
+            value: Vec::new(),
+            expires_at: Some(Timestamp::from_millis(0)),
+            ..self.clone()
+        }
+    }
+
     /// About how many bytes of memory it takes.
     #[must_use]
     pub fn footprint(&self) -> usize {

@@ -13,7 +13,7 @@ const EXAMPLES: [(&str, &str); 4] = [
 ];
 
 /// Switches for what is not available: they can be off only, so no sample has them.
-const SWITCHES: [&str; 2] = ["upstream.http2", "route.replay"];
+const SWITCHES: [&str; 1] = ["upstream.http2"];
 
 fn known_keys() -> Vec<String> {
     let mut reader = reader::Reader::default();

@@ -17,6 +17,7 @@
 //! | `/logout` | the session is dead, its cookie is deleted |
 //! | `/rotate` | a new session ID without any log-in, the old one is dead |
 //! | `/refresh` | sends the cookie again as it is, with a new expiry |
+//! | `/member` | as `/basket/add`, but to a dead `sid` it answers as the parameter `dead` says: `401`, `redirect` to `/login`, `header` (`X-Session: dead`), with a fresh cookie beside for `401-fresh`; and to anybody who is not logged in likewise with `guarded=1` |
 //! | `/none` | has nothing to do with sessions |
 //! | `/cookies` | starts no session; sends each `x-set-cookie` of the request as a `Set-Cookie` |
 //! | `/status/{code}` | as `/basket/add`, with that status |
@@ -245,6 +246,12 @@ async fn answer(request: Request<Incoming>, inner: Arc<Inner>) -> Result<Respons
         return Ok(response);
     }
 
+    if path == "/member"
+        && let Some(response) = turned_away(&parameters, &head.headers, &inner)
+    {
+        return Ok(response);
+    }
+
     let late = parameters.millis("late");
     let outcome = work(path, &parameters, &head.headers, &inner, late > Duration::ZERO).await;
     parameters.pause("after").await;
@@ -283,6 +290,34 @@ async fn answer(request: Request<Incoming>, inner: Arc<Inner>) -> Result<Respons
     Ok(response)
 }
 
+/// What a shop says that does not know the session, or the user.
+fn turned_away(parameters: &Parameters, headers: &HeaderMap, inner: &Inner) -> Option<Response<Body>> {
+    let found = inner.state().find(headers);
+    let is_dead = found.is_none() && sid(headers).is_some();
+    let is_guest = found.is_none_or(|(_, session)| session.user.is_none());
+    let is_turned_away = is_dead || (is_guest && parameters.get("guarded").is_some());
+    if !is_turned_away {
+        return None;
+    }
+    let mut response = Response::new(whole("log in, please".to_owned()));
+    let fields = response.headers_mut();
+    match parameters.get("dead").unwrap_or("401") {
+        "redirect" => {
+            fields.insert(header::LOCATION, HeaderValue::from_static("/login?next=/member"));
+            *response.status_mut() = StatusCode::FOUND;
+        }
+        "header" => drop(fields.insert("x-session", HeaderValue::from_static("dead"))),
+        how => {
+            if how == "401-fresh" && is_dead {
+                let line = format!("sid={}; path=/; HttpOnly", new_id());
+                fields.insert(header::SET_COOKIE, HeaderValue::try_from(line).expect("a field value"));
+            }
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+        }
+    }
+    Some(response)
+}
+
 /// Finds or starts the session, does what `path` says, and saves it unless that is to happen late.
 async fn work(path: &str, parameters: &Parameters, headers: &HeaderMap, inner: &Arc<Inner>, late: bool) -> Outcome {
     if inner.state().find(headers).is_none() && path != "/logout" {
@@ -310,7 +345,7 @@ async fn work(path: &str, parameters: &Parameters, headers: &HeaderMap, inner: &
         (new_id(), Session::default())
     });
     match path {
-        "/basket/add" | "/endless" => session.basket += 1,
+        "/basket/add" | "/endless" | "/member" => session.basket += 1,
         "/login" => session.user = Some(parameters.get("user").unwrap_or("anna").to_owned()),
         _ if path.starts_with("/status/") => session.basket += 1,
         _ => {}
