@@ -17,6 +17,7 @@
 
 pub mod access;
 pub mod acquire;
+pub mod admission;
 pub mod change;
 pub mod commit;
 pub mod csrf;
@@ -52,7 +53,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use access::ApiKeys;
-use acquire::{Acquire, AcquireError, Ready};
+use acquire::{Acquire, AcquireError, Asks, Ready};
+use admission::Admitted;
 use change::Change;
 use commit::Commit;
 use csrf::CsrfBridge;
@@ -134,6 +136,7 @@ struct Held {
     key: Key,
     snapshot: Option<Arc<Snapshot>>,
     lead: Option<Lead>,
+    place: Option<Admitted>,
     /// When it was known: the request is sent after that.
     at: Timestamp,
 }
@@ -186,13 +189,16 @@ impl Bridge {
         let (request, key) = self.identify(request, route, journal).await?;
         journal.identified(key);
         let turn = self.turn(key, route).await?;
-        let safe = request.method().is_safe();
+        let (mut head, body) = request.into_parts();
+        let asks = Asks {
+            safe: head.method.is_safe(),
+            client: parts.outbound.client(&head, peer),
+        };
         let mut held = match key {
-            Some(key) => self.acquire(key, safe, journal).await?,
+            Some(key) => self.acquire(key, asks, journal).await?,
             None => None,
         };
 
-        let (mut head, body) = request.into_parts();
         let client_upgrade = head.extensions.remove::<OnUpgrade>();
         let rank = route.rank(&head);
         let host = parts.outbound.host(&head);
@@ -200,13 +206,13 @@ impl Bridge {
         let origin = Origin::new(&host, &path);
         let may_be_lost = rank != Rank::Auth && self.goes_with_session(held.as_ref(), &origin);
         let (body, again) = match &parts.lost {
-            Some(_) if may_be_lost && (safe || route.replay) => self.keep(&head, body, route).await?,
+            Some(_) if may_be_lost && (asks.safe || route.replay) => self.keep(&head, body, route).await?,
             _ => (body, None),
         };
 
         dispatched.mark();
         let outgoing = self.outgoing((head, body), peer, held.as_ref(), &origin, journal);
-        let (mut response, mut cookies) = self.exchange(outgoing, route, journal).await?;
+        let (mut response, mut cookies) = self.exchange(outgoing, route, held.as_mut(), journal).await?;
 
         // Rule C4: of a request that went with a dead session nothing is left but the wish.
         let mut is_lost = false;
@@ -219,9 +225,9 @@ impl Bridge {
                 parts.metrics.session_lost(LostAnswer::Refused);
                 return Err(Refusal::SessionLost);
             };
-            held = self.acquire(dead.key, safe, journal).await?;
+            held = self.acquire(dead.key, asks, journal).await?;
             let outgoing = self.outgoing((head, kept.body()), peer, held.as_ref(), &origin, journal);
-            (response, cookies) = self.exchange(outgoing, route, journal).await?;
+            (response, cookies) = self.exchange(outgoing, route, held.as_mut(), journal).await?;
             is_lost = lost.shows(&answered(&response, &cookies, &origin));
             parts.metrics.session_lost(if is_lost {
                 LostAnswer::Refused
@@ -294,11 +300,12 @@ impl Bridge {
     }
 
     /// Stage 2: the session, or the policy for an outage of the store.
-    async fn acquire(&self, key: Key, safe: bool, journal: &mut Journal) -> Result<Option<Held>, Refusal> {
-        match self.parts.acquire.acquire(&key, safe).await {
+    async fn acquire(&self, key: Key, asks: Asks, journal: &mut Journal) -> Result<Option<Held>, Refusal> {
+        match self.parts.acquire.acquire(&key, asks).await {
             Ok(Ready {
                 snapshot,
                 lead,
+                place,
                 waited,
                 at,
             }) => {
@@ -314,12 +321,14 @@ impl Bridge {
                     key,
                     snapshot,
                     lead,
+                    place,
                     at,
                 }))
             }
             Err(AcquireError::WaitTimeout) => Err(Refusal::SessionWaitTimeout {
                 retry_after: RETRY_AFTER,
             }),
+            Err(AcquireError::TooMany(retry_after)) => Err(Refusal::TooManyNewSessions { retry_after }),
             Err(AcquireError::Store(error)) => {
                 journal.cause(&error);
                 if self.parts.stateless_on_outage {
@@ -413,6 +422,7 @@ impl Bridge {
         &self,
         outgoing: Request<Body>,
         route: &Route,
+        held: Option<&mut Held>,
         journal: &mut Journal,
     ) -> Result<(Response<UpstreamBody>, Vec<HeaderValue>), Refusal> {
         let asked = outgoing.headers().get(UPGRADE).cloned();
@@ -420,7 +430,13 @@ impl Bridge {
         journal.responded();
         let mut response = result.map_err(|error| {
             journal.cause(&error);
-            Refusal::from(&error)
+            let refusal = Refusal::from(&error);
+            // It may have started a session before it failed (rule B3).
+            let arrived = !matches!(refusal, Refusal::UpstreamUnreachable | Refusal::Overloaded);
+            if let Some(place) = held.filter(|_| arrived).and_then(|held| held.place.take()) {
+                place.used();
+            }
+            refusal
         })?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS
             && !asked.is_some_and(|asked| upgrade::agrees(&asked, response.headers()))
@@ -488,8 +504,16 @@ impl Bridge {
             key,
             snapshot,
             lead,
+            place,
             at,
         } = held;
+        let started = said
+            .cookies
+            .iter()
+            .any(|cookie| parts.sessions.policy.is_id(cookie.name()) && !cookie.is_expired(said.at));
+        if let Some(place) = place.filter(|_| started) {
+            place.used();
+        }
         let settle = end.is_some().then_some(parts.body_wait);
         let change = Change::new(snapshot, at, said, settle);
         let committed = parts.commit.commit(&key, change, lead.as_ref()).await;

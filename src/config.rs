@@ -31,9 +31,9 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use sealing::{KeyFile, Sealing};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, Lost, NearCache,
-    OnMissing, OnStoreError, OnUnreadable, Ops, PemFile, Route, RouteSession, Server, ServerTls, Session, Store,
-    Upstream,
+    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Limits, Log, LogFormat, LogLevel, Lost,
+    NearCache, OnMissing, OnStoreError, OnUnreadable, Ops, PemFile, Rate, Route, RouteSession, Server, ServerTls,
+    Session, Store, Upstream,
 };
 pub use url::{Address, RedisTopology, RedisUrl, StoreUrl, UpstreamUrl};
 
@@ -58,6 +58,8 @@ pub struct Config {
     pub install_id: InstallId,
     /// How sessions start, live and end.
     pub session: Session,
+    /// How many sessions may be started.
+    pub limits: Limits,
     /// Where sessions are kept.
     pub store: Store,
     /// Copies of them.
@@ -195,6 +197,7 @@ impl Config {
             upstream,
             install_id: parts.install_id,
             session: parts.session,
+            limits: parts.limits,
             store: parts.store,
             near_cache: parts.near_cache,
             log: parts.log,

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{StartError, sealing};
 use crate::bridge::access::ApiKeys;
 use crate::bridge::acquire::Acquire;
+use crate::bridge::admission::{Admission, Limits};
 use crate::bridge::commit::Commit;
 use crate::bridge::csrf::CsrfBridge;
 use crate::bridge::identify::IdentifyOptions;
@@ -34,6 +35,7 @@ use crate::session::clock::Clock;
 use crate::session::copies::Copies;
 use crate::session::glob::Glob;
 use crate::session::install_id::Format;
+use crate::session::quota::Quota;
 use crate::session::record::{CookiePolicy, Lifetime, Snapshot};
 use crate::session::store::SessionStore;
 use crate::store::memory::MemoryStore;
@@ -307,7 +309,12 @@ pub(super) fn bridge(config: &Config, shared: Shared) -> Result<bridge::Parts, S
             tasks.clone(),
             config.session.create_wait,
             config.store.timeout,
-        ),
+        )
+        .with_admission(Admission::new(
+            Arc::clone(&sessions),
+            limits(&config.limits),
+            tasks.clone(),
+        )),
         commit: Commit::new(Arc::clone(&sessions), pending, Arc::clone(&metrics)),
         touch: Touch::new(Arc::clone(&sessions), Arc::clone(&metrics), tasks.clone()),
         sessions,
@@ -339,6 +346,17 @@ fn identify(install_id: &config::InstallId) -> Result<IdentifyOptions, StartErro
 fn csrf(csrf: &config::Csrf) -> Option<CsrfBridge> {
     let (cookie, header) = csrf.cookie.clone().zip(csrf.header.clone())?;
     Some(CsrfBridge::new(cookie, header, csrf.origin.clone()))
+}
+
+fn limits(limits: &config::Limits) -> Limits {
+    let quota = |rate: config::Rate| Quota {
+        most: rate.most,
+        within: rate.within,
+    };
+    Limits {
+        per_address: limits.new_sessions_per_address.map(quota),
+        in_all: limits.new_sessions.map(quota),
+    }
 }
 
 fn lost(lost: &config::Lost) -> Option<Lost> {

@@ -1,11 +1,13 @@
-//! Stage 2: the session of an installation, found, waited for, or to be started (rules S1 to S3, F2, F3, N1, N4).
+//! Stage 2: the session of an installation, found, waited for, or to be started (rules S1 to S3, B3, F2, F3, N1, N4).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::admission::{Admission, Admitted, Denied};
 use super::flights::{Flights, Landing, Seat};
 use super::lead::{Claim, LEASE_TTL, Lead};
 use super::pending::Pending;
@@ -24,10 +26,22 @@ pub struct Ready {
     pub snapshot: Option<Arc<Snapshot>>,
     /// The lead, when it may start a session.
     pub lead: Option<Lead>,
+    /// Its place among those who may start a session, where that is limited.
+    pub place: Option<Admitted>,
     /// Whether it had to wait for another request.
     pub waited: bool,
     /// When it was: what is sent now is sent after that.
     pub at: Timestamp,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Asks {
+    /// The request's method is safe, so that it may go on without the lead once a leader has come back without a session
+    /// (rule S2).
+    pub safe: bool,
+    /// The client, for those limits that go by its address.
+    pub client: IpAddr,
 }
 
 /// Why there is none.
@@ -37,6 +51,17 @@ pub enum AcquireError {
     Store(StoreError),
     /// Another request is starting the session, for longer than `session.create_wait`.
     WaitTimeout,
+    /// It would have to be started, and too many were lately. When to try again.
+    TooMany(Duration),
+}
+
+impl From<Denied> for AcquireError {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Full(wait) => Self::TooMany(wait),
+            Denied::Store(error) => Self::Store(error),
+        }
+    }
 }
 
 impl From<StoreError> for AcquireError {
@@ -53,7 +78,9 @@ pub struct Acquire {
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     create_wait: Duration,
+    store_timeout: Duration,
     store_patience: Duration,
+    admission: Option<Arc<Admission>>,
 }
 
 /// What the wait for another replica came to.
@@ -62,6 +89,8 @@ enum Wait {
     Session(Arc<Snapshot>, Instant),
     Barren(Option<Arc<Snapshot>>),
     Won(Claim, Option<Arc<Snapshot>>),
+    /// Too many sessions were started lately.
+    Full(Duration),
 }
 
 impl Acquire {
@@ -84,16 +113,23 @@ impl Acquire {
             metrics,
             tasks,
             create_wait,
+            store_timeout,
             store_patience: store_timeout * 3,
+            admission: None,
         }
     }
 
-    /// The session of `key`. `safe`: the request's method is safe, so that it may go on without the lead once a leader
-    /// has come back without a session (rule S2).
+    /// The same with a limit on how many sessions are started; to count there, too, takes one `store_timeout` at most.
+    #[must_use]
+    pub fn with_admission(self, admission: Option<Arc<Admission>>) -> Self {
+        Self { admission, ..self }
+    }
+
+    /// The session of `key`.
     ///
     /// # Errors
     /// See [`AcquireError`].
-    pub async fn acquire(&self, key: &Key, safe: bool) -> Result<Ready, AcquireError> {
+    pub async fn acquire(&self, key: &Key, asks: Asks) -> Result<Ready, AcquireError> {
         let until = Instant::now() + self.store_patience;
         let looked = match within(until, self.look(key)).await {
             Ok(Look::Ready(ready)) => return Ok(ready),
@@ -101,7 +137,7 @@ impl Acquire {
             Err(error) => return self.go_on(key, error),
         };
         let started = Instant::now();
-        let outcome = tokio::time::timeout(self.create_wait, self.settle(key, safe, looked, until)).await;
+        let outcome = tokio::time::timeout(self.create_wait, self.settle(key, asks, looked, until)).await;
         let ready = match outcome {
             Ok(ready) => ready,
             Err(_elapsed) => {
@@ -112,7 +148,35 @@ impl Acquire {
         if !matches!(&ready, Ok(Ready { waited: false, .. })) {
             self.metrics.session_wait(started.elapsed());
         }
-        ready
+        self.admit(ready?, asks).await
+    }
+
+    /// Who goes to the backend without a session may start one: that takes a place (rule B3). Who gets none passes the lead
+    /// on.
+    async fn admit(&self, mut ready: Ready, asks: Asks) -> Result<Ready, AcquireError> {
+        let Some(admission) = &self.admission else {
+            return Ok(ready);
+        };
+        if self.sessions.has_session(ready.snapshot.as_deref()) {
+            return Ok(ready);
+        }
+        let admitted = tokio::time::timeout(self.store_timeout, admission.admit(asks.client)).await;
+        match admitted.unwrap_or(Err(Denied::Store(StoreError::Timeout))) {
+            Ok(place) => {
+                ready.place = Some(place);
+                Ok(ready)
+            }
+            Err(denied) => {
+                if let Some(lead) = ready.lead {
+                    lead.end(match &denied {
+                        Denied::Full(_) => Landing::Failed,
+                        Denied::Store(error) => Landing::Outage(error.clone()),
+                    })
+                    .await;
+                }
+                Err(denied.into())
+            }
+        }
     }
 
     /// What this replica serves, or the store holds.
@@ -166,6 +230,7 @@ impl Acquire {
         Ready {
             snapshot,
             lead: None,
+            place: None,
             waited,
             at: self.sessions.now(),
         }
@@ -180,14 +245,19 @@ impl Acquire {
 
     /// Takes part until there is a session, or this request is the one to start it. `until`: when it must know, if it
     /// need not wait for others.
-    async fn settle(&self, key: &Key, safe: bool, mut seen: Looked, until: Instant) -> Result<Ready, AcquireError> {
+    async fn settle(&self, key: &Key, asks: Asks, mut seen: Looked, until: Instant) -> Result<Ready, AcquireError> {
         let mut waited = false;
         loop {
             match self.flights.join(key) {
-                Seat::First(ticket) => match self.wait_for_others(key, &seen, until, &mut waited).await {
+                Seat::First(ticket) => match self.wait_for_others(key, asks, &seen, until, &mut waited).await {
                     Err(error) => {
                         ticket.land(Landing::Outage(error.clone()));
                         return Err(error.into());
+                    }
+                    Ok(Wait::Full(wait)) => {
+                        // Of others the addresses may be others, too.
+                        ticket.land(Landing::Failed);
+                        return Err(AcquireError::TooMany(wait));
                     }
                     Ok(Wait::Session(snapshot, asked)) => {
                         ticket.land(Landing::Session(Arc::clone(&snapshot), asked));
@@ -195,7 +265,7 @@ impl Acquire {
                     }
                     Ok(Wait::Barren(snapshot)) => {
                         ticket.land(Landing::Barren(snapshot.clone()));
-                        if safe {
+                        if asks.safe {
                             return Ok(self.ready(snapshot, waited));
                         }
                     }
@@ -210,7 +280,7 @@ impl Acquire {
                     waited = true;
                     self.metrics.lease(LeaseEvent::Waited);
                     let landing = follower.landing().await;
-                    if let Some(snapshot) = self.land(key, safe, &mut seen, landing).await? {
+                    if let Some(snapshot) = self.land(key, asks.safe, &mut seen, landing).await? {
                         return Ok(self.ready(snapshot, waited));
                     }
                 }
@@ -255,6 +325,7 @@ impl Acquire {
     async fn wait_for_others(
         &self,
         key: &Key,
+        asks: Asks,
         seen: &Looked,
         until: Instant,
         waited: &mut bool,
@@ -265,6 +336,12 @@ impl Acquire {
         // With a session that is settling there is nothing to win: look who is at it. Otherwise try at once.
         let mut lease = LeaseState::default();
         let mut look = self.sessions.has_session(seen.snapshot.as_deref());
+        // Where it could not lead, too: somebody else may be at it, whose session is not to be missed.
+        let full = self
+            .admission
+            .as_ref()
+            .and_then(|admission| admission.is_full(asks.client));
+        look |= full.is_some();
         loop {
             let asked = Instant::now();
             let until = if *waited { asked + self.store_patience } else { until };
@@ -283,6 +360,9 @@ impl Acquire {
                 lease = state;
             }
             if !lease.held {
+                if let Some(wait) = full {
+                    return Ok(Wait::Full(wait));
+                }
                 match within(until, self.try_win(key, token)).await? {
                     Ok(won) => return Ok(won),
                     Err(barren) => barren_before = barren_before.or(Some(barren)),

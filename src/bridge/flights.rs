@@ -24,7 +24,7 @@ pub enum Landing {
     Session(Arc<Snapshot>, Instant),
     /// The leader's response started none: safe methods go on together with what the store holds, others in turn.
     Barren(Option<Arc<Snapshot>>),
-    /// It was cut off, or what it started could not be kept: the next one tries.
+    /// It was cut off, was not allowed to start one, or what it started could not be kept: the next one tries.
     Failed,
     /// The store did not answer: it would not answer the others either, one deadline after the other.
     Outage(StoreError),

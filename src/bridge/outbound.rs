@@ -1,6 +1,6 @@
 //! Stage 3: the client's request becomes the backend's (rules H1, H2, J4).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -46,6 +46,12 @@ impl Outbound {
             .filter(|_| self.preserve_host)
             .unwrap_or(&self.upstream_host);
         String::from_utf8_lossy(host.as_bytes()).into_owned()
+    }
+
+    /// The client: the peer, or whom trusted proxies name.
+    #[must_use]
+    pub fn client(&self, head: &Parts, peer: SocketAddr) -> IpAddr {
+        headers::client_address(&head.headers, peer.ip(), &self.trusted)
     }
 
     /// The backend's request. Method, path, query and body are the client's, byte for byte.

@@ -10,6 +10,7 @@ use super::unreadable::{OnUnreadable, Watch};
 use crate::metrics::{Metrics, StoreOp, StoreResult};
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::copies::{AtHand, Copies};
+use crate::session::quota::{Place, Quota, Taken};
 use crate::session::record::{CookiePolicy, Lifetime, Record, Snapshot};
 use crate::session::removal::{REMEMBERED, Removal};
 use crate::session::store::{
@@ -397,6 +398,24 @@ impl Sessions {
     /// Whatever keeps the store from answering.
     pub async fn release_lease(&self, key: &Key, token: LeaseToken, end: LeaseEnd) -> Result<(), StoreError> {
         self.timed(StoreOp::ReleaseLease, self.store.release_lease(key, token, end))
+            .await
+    }
+
+    /// Takes a place of `quota` under `key`, which no installation has.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering.
+    pub async fn take_place(&self, key: &Key, quota: Quota) -> Result<Taken, StoreError> {
+        let taken = self.store.take_place(key, quota, self.now());
+        self.timed(StoreOp::TakePlace, taken).await
+    }
+
+    /// Gives it back.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering.
+    pub async fn give_back(&self, key: &Key, quota: Quota, place: Place) -> Result<(), StoreError> {
+        self.timed(StoreOp::GiveBack, self.store.give_back(key, quota, place))
             .await
     }
 

@@ -5,6 +5,7 @@ mod outage;
 mod removal;
 mod waiting;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::acquire::{Acquire, AcquireError, Ready};
+use super::acquire::{Acquire, AcquireError, Asks, Ready};
 use super::change::Change;
 use super::commit::{Commit, Committed};
 use super::lead::{LEASE_TTL, Lead};
@@ -332,6 +333,16 @@ impl World {
     }
 }
 
+const SAFE: Asks = asks(true);
+const UNSAFE: Asks = asks(false);
+
+const fn asks(safe: bool) -> Asks {
+    Asks {
+        safe,
+        client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    }
+}
+
 fn cookies(lines: &[&str], at: Timestamp) -> Vec<Cookie> {
     let origin = Origin::new("shop.example", "/");
     lines
@@ -348,11 +359,11 @@ fn jar(snapshot: Option<&Snapshot>) -> String {
 
 impl Replica {
     async fn get(&self) -> Ready {
-        self.acquire.acquire(&KEY, true).await.unwrap()
+        self.acquire.acquire(&KEY, SAFE).await.unwrap()
     }
 
     async fn post(&self) -> Ready {
-        self.acquire.acquire(&KEY, false).await.unwrap()
+        self.acquire.acquire(&KEY, UNSAFE).await.unwrap()
     }
 
     async fn respond(&self, ready: &Ready, rank: Rank, lines: &[&str], settle: Option<Duration>) -> Committed {
@@ -368,7 +379,7 @@ impl Replica {
 
     /// A whole request: to the backend, which takes `work` and sets `lines`, and back.
     async fn whole(&self, safe: bool, work: Duration, lines: &[&str]) -> (bool, Option<Arc<Snapshot>>) {
-        let ready = self.acquire.acquire(&KEY, safe).await.unwrap();
+        let ready = self.acquire.acquire(&KEY, asks(safe)).await.unwrap();
         let may_start = ready
             .snapshot
             .as_deref()
@@ -492,7 +503,7 @@ async fn s1_who_waits_too_long_is_told_so() {
     let here = world.replica();
     let _leader = here.post().await;
     let before = Instant::now();
-    let refused = here.acquire.acquire(&KEY, true).await;
+    let refused = here.acquire.acquire(&KEY, SAFE).await;
     assert!(matches!(refused, Err(AcquireError::WaitTimeout)));
     assert_eq!(before.elapsed(), Duration::from_secs(60));
 }
@@ -618,7 +629,7 @@ async fn f1_an_outage_is_not_read_as_no_session() {
     here.whole(false, ms(1), &["sid=a; Path=/"]).await;
     world.set_down(true);
     assert!(matches!(
-        here.acquire.acquire(&KEY, true).await,
+        here.acquire.acquire(&KEY, SAFE).await,
         Err(AcquireError::Store(_))
     ));
     world.set_down(false);
@@ -670,7 +681,7 @@ async fn f3_a_log_out_that_the_store_could_not_take_is_not_undone_by_what_it_hol
     here.respond(&ready, Rank::Auth, &["sid=; Max-Age=0; Path=/"], None)
         .await;
     assert!(matches!(
-        here.acquire.acquire(&KEY, true).await,
+        here.acquire.acquire(&KEY, SAFE).await,
         Err(AcquireError::Store(_))
     ));
     world.set_down(false);
@@ -829,6 +840,7 @@ async fn f3_a_request_behind_a_change_that_must_wait_for_a_leader_waits_for_it_t
     let none = Ready {
         snapshot: None,
         lead: None,
+        place: None,
         waited: false,
         at: world.clock.now(),
     };
@@ -836,7 +848,7 @@ async fn f3_a_request_behind_a_change_that_must_wait_for_a_leader_waits_for_it_t
     world.set_down(false);
     let waiting = tokio::spawn({
         let here = Arc::clone(&here);
-        async move { here.acquire.acquire(&KEY, false).await.map(|ready| ready.snapshot) }
+        async move { here.acquire.acquire(&KEY, UNSAFE).await.map(|ready| ready.snapshot) }
     });
     tokio::time::sleep(ms(700)).await;
     let committed = there.respond(&leader, Rank::Unsafe, &["sid=b; Path=/"], None).await;
@@ -919,6 +931,7 @@ async fn s1_a_session_that_was_started_while_a_request_took_the_lease_is_used() 
     let earlier = Ready {
         snapshot: None,
         lead: None,
+        place: None,
         waited: false,
         at: world.clock.now(),
     };
@@ -1057,6 +1070,7 @@ async fn s2_who_is_freed_by_a_leader_without_a_session_goes_on_with_what_is_stor
     let earlier = Ready {
         snapshot: None,
         lead: None,
+        place: None,
         waited: false,
         at: world.clock.now(),
     };
@@ -1160,7 +1174,7 @@ async fn f2_requests_behind_changes_that_wait_are_refused_together() {
         .iter()
         .map(|key| {
             let (here, key) = (Arc::clone(&here), *key);
-            tokio::spawn(async move { here.acquire.acquire(&key, true).await.map(drop) })
+            tokio::spawn(async move { here.acquire.acquire(&key, SAFE).await.map(drop) })
         })
         .collect();
     for request in requests {
@@ -1179,6 +1193,7 @@ async fn s4_who_comes_after_a_log_out_does_not_go_on_with_the_session_of_a_leade
     let knows = Ready {
         snapshot: log_out,
         lead: None,
+        place: None,
         waited: false,
         at: there.sessions.now(),
     };
@@ -1212,6 +1227,7 @@ async fn s2_a_leader_whose_session_cannot_be_kept_frees_nobody_to_start_others()
     let freed = Ready {
         snapshot: None,
         lead: None,
+        place: None,
         waited: true,
         at: there.sessions.now(),
     };

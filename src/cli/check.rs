@@ -14,7 +14,8 @@ use uuid::Uuid;
 use super::{ConfigArgs, EXIT_FAILED, EXIT_USAGE};
 use crate::app;
 use crate::config::{Config, StoreUrl};
-use crate::session::clock::SystemClock;
+use crate::session::clock::{Clock as _, SystemClock};
+use crate::session::quota::Quota;
 use crate::session::store::{Key, LeaseEnd, LeaseToken, NewRecord, Payload, SessionStore, StoreError, Version};
 
 /// How long the store may take to answer for the first time, connecting included.
@@ -80,7 +81,7 @@ async fn store(config: &Config) -> Result<String, String> {
     };
     let outcome = match (answer, &store.url) {
         (Err(error), _) => Err(error),
-        (Ok(()), StoreUrl::Redis(_)) => rehearse(&*opened).await,
+        (Ok(()), StoreUrl::Redis(_)) => rehearse(&*opened, config.limits.is_set()).await,
         (Ok(()), StoreUrl::Memory | StoreUrl::Sqlite { .. }) => Ok(false),
     };
     let unreplicated = opened.stats().unreplicated;
@@ -96,8 +97,8 @@ async fn store(config: &Config) -> Result<String, String> {
 }
 
 /// Does what requests do, for an installation that there is not: the user may lack the right to some of it.
-/// Whether what was read could be kept as a copy.
-async fn rehearse(store: &dyn SessionStore) -> Result<bool, StoreError> {
+/// Whether what was read could be kept as a copy. `counts`: there are limits on new sessions.
+async fn rehearse(store: &dyn SessionStore, counts: bool) -> Result<bool, StoreError> {
     let key = Key::from_digest(*Uuid::new_v4().as_bytes());
     let token = LeaseToken(Uuid::new_v4().as_u128());
     let record = |seq| NewRecord {
@@ -116,6 +117,13 @@ async fn rehearse(store: &dyn SessionStore) -> Result<bool, StoreError> {
     store.observe(&key).await?;
     store.remove(&key, changed).await?;
     store.release_lease(&key, token, LeaseEnd::Barren).await?;
+    if counts {
+        let quota = Quota {
+            most: 1,
+            within: REHEARSAL,
+        };
+        store.take_place(&key, quota, SystemClock.now()).await?;
+    }
     Ok(pass.is_some())
 }
 

@@ -140,15 +140,6 @@ impl Reader {
         result
     }
 
-    /// Reports a table of the top that this version does not have, if it is there.
-    pub(super) fn unavailable(&mut self, tree: &Table, names: &[&'static str]) {
-        for &name in names {
-            if let Some(entry) = tree.get(name) {
-                self.push_unavailable(entry, name);
-            }
-        }
-    }
-
     /// A table of the file is reported as a whole, environment variables one by one.
     fn push_unavailable(&mut self, entry: &Entry, path: &str) {
         let by_variables = matches!(entry.key_origin, Origin::Env(_));

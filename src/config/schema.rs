@@ -10,34 +10,33 @@ use super::document::{Node, Table};
 use super::reader::{Reader, Section};
 use super::sealing::sealing;
 use super::sections::{
-    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Log, LogFormat, LogLevel, Lost, NearCache,
-    OnMissing, OnStoreError, OnUnreadable, Ops, Route, RouteSession, Server, ServerTls, Session, Store, Upstream,
+    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Limits, Log, LogFormat, LogLevel, Lost,
+    NearCache, OnMissing, OnStoreError, OnUnreadable, Ops, Route, RouteSession, Server, ServerTls, Session, Store,
+    Upstream,
 };
 use super::url::{StoreUrl, store_url, upstream_url};
 use super::value::{
     api_key, api_keys_file, boolean, cookie_glob, cookie_name, count, csrf_header, duration, health_path,
     install_id_header, json_pointer, key_prefix, lasting_pem_file, listen, lost_header, lost_redirect, lost_status,
-    method, network, one_of, only_false, optional_duration, optional_secret, origin, password_file, path_glob,
-    pem_file, positive_duration, size, small_count, token_file,
+    method, network, one_of, only_false, optional_duration, optional_rate, optional_secret, origin, password_file,
+    path_glob, pem_file, positive_duration, size, small_count, token_file,
 };
 use crate::session::glob::Glob;
 
 /// The tables of the configuration.
-pub(super) const TABLES: [&str; 10] = [
+pub(super) const TABLES: [&str; 11] = [
     "server",
     "access",
     "ops",
     "upstream",
     "install_id",
     "session",
+    "limits",
     "store",
     "near_cache",
     "log",
     "route",
 ];
-
-/// Known tables that this version does not have.
-const LATER: [&str; 1] = ["limits"];
 
 /// Everything that was read. Without `upstream.url` there is no upstream.
 pub(super) struct Parts {
@@ -47,6 +46,7 @@ pub(super) struct Parts {
     pub(super) upstream: Option<Upstream>,
     pub(super) install_id: InstallId,
     pub(super) session: Session,
+    pub(super) limits: Limits,
     pub(super) store: Store,
     pub(super) near_cache: NearCache,
     pub(super) log: Log,
@@ -55,7 +55,6 @@ pub(super) struct Parts {
 
 /// Reads the whole tree. `needs_upstream`: a missing `upstream.url` is an error.
 pub(super) fn read(reader: &mut Reader, tree: &Table, needs_upstream: bool) -> Parts {
-    reader.unavailable(tree, &LATER);
     let parts = Parts {
         server: reader.section(tree, "server", server),
         access: reader.section(tree, "access", access),
@@ -63,13 +62,13 @@ pub(super) fn read(reader: &mut Reader, tree: &Table, needs_upstream: bool) -> P
         upstream: reader.section(tree, "upstream", |section| upstream(section, needs_upstream)),
         install_id: reader.section(tree, "install_id", install_id),
         session: reader.section(tree, "session", session),
+        limits: reader.section(tree, "limits", limits),
         store: reader.section(tree, "store", store),
         near_cache: reader.section(tree, "near_cache", near_cache),
         log: reader.section(tree, "log", log),
         routes: reader.tables(tree, "route", route),
     };
-    let known: Vec<_> = TABLES.into_iter().chain(LATER).collect();
-    reader.only(tree, &known);
+    reader.only(tree, &TABLES);
     parts
 }
 
@@ -206,6 +205,13 @@ fn session(section: &mut Section<'_>) -> Session {
             with_new_cookie: lost.value("with_new_cookie", boolean, false),
         }),
         replay_body: section.value("replay_body", size(0..=16 << 20), 64 << 10),
+    }
+}
+
+fn limits(section: &mut Section<'_>) -> Limits {
+    Limits {
+        new_sessions_per_address: section.value("new_sessions_per_address", optional_rate, None),
+        new_sessions: section.value("new_sessions", optional_rate, None),
     }
 }
 

@@ -174,6 +174,32 @@ pub struct Csrf {
     pub origin: Option<HeaderValue>,
 }
 
+/// `[limits]`: how many sessions may be started, over all replicas.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// By each client address.
+    pub new_sessions_per_address: Option<Rate>,
+    /// In all.
+    pub new_sessions: Option<Rate>,
+}
+
+impl Limits {
+    /// Whether there is any.
+    #[must_use]
+    pub const fn is_set(&self) -> bool {
+        self.new_sessions_per_address.is_some() || self.new_sessions.is_some()
+    }
+}
+
+/// So many within a time: `30/m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many; at least one.
+    pub most: u32,
+    /// A second, a minute, an hour or a day.
+    pub within: Duration,
+}
+
 /// `[store]`: where sessions are kept.
 #[derive(Clone, Debug)]
 pub struct Store {

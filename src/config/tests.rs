@@ -360,8 +360,8 @@ const WRONG: &[(&str, &str)] = &[
     ("[[route]]\npath = \"/\"\n\nsesion = \"off\"", "bridge.toml:4: route.sesion: unknown key; did you mean `session`?"),
     ("[server]\nidle_timeout = \"1d\"", "bridge.toml:2: server.idle_timeout: unknown key; did you mean `upstream.idle_timeout`?"),
     ("[log]\ncolour = true", "bridge.toml:2: log.colour: unknown key; the keys of log are format, level"),
-    ("[kafka]\nx = 1", "bridge.toml:1: kafka: unknown key; the tables are server, access, ops, upstream, install_id, session, store, near_cache, log, route"),
-    ("\"a\\nb\" = 1", "bridge.toml:1: a\\nb: unknown key; the tables are server, access, ops, upstream, install_id, session, store, near_cache, log, route"),
+    ("[kafka]\nx = 1", "bridge.toml:1: kafka: unknown key; the tables are server, access, ops, upstream, install_id, session, limits, store, near_cache, log, route"),
+    ("\"a\\nb\" = 1", "bridge.toml:1: a\\nb: unknown key; the tables are server, access, ops, upstream, install_id, session, limits, store, near_cache, log, route"),
     // Types.
     ("log = 1", "bridge.toml:1: log: is a table: write [log]"),
     ("[route]\npath = \"/\"", "bridge.toml:1: route: is a list of tables: write [[route]] before each"),
@@ -494,8 +494,11 @@ const WRONG: &[(&str, &str)] = &[
     ("session.lost = { header = \"Set-Cookie: sid=*\" }", "bridge.toml:1: session.lost.header: cannot be Set-Cookie: see with_new_cookie"),
     ("session.lost = { with_new_cookie = true }", "bridge.toml:1: session.lost.with_new_cookie: says when the other signs of session.lost count, and there are none"),
     ("session.replay_body = \"1GiB\"", "bridge.toml:1: session.replay_body: must be from 0 to 16777216 bytes"),
+    ("limits.new_sessions = \"500\"", "bridge.toml:1: limits.new_sessions: expected so many within a second, a minute, an hour or a day: \"500/s\", \"30/m\", \"100/h\", \"1000/d\""),
+    ("limits.new_sessions = \"30/min\"", "bridge.toml:1: limits.new_sessions: expected so many within a second, a minute, an hour or a day: \"500/s\", \"30/m\", \"100/h\", \"1000/d\""),
+    ("limits.new_sessions_per_address = \"0/m\"", "bridge.toml:1: limits.new_sessions_per_address: must be from 1 to 1000000000 within the time"),
+    ("limits.new_session = \"1/m\"", "bridge.toml:1: limits.new_session: unknown key; did you mean `new_sessions`?"),
     // Not in this version.
-    ("[limits]\nnew_sessions = \"\"", "bridge.toml:1: limits is not available in this version"),
     ("[session]\nbind = { client_address = \"off\" }", "bridge.toml:2: session.bind is not available in this version"),
     ("[session.adopt]\nenabled = false", "bridge.toml:1: session.adopt is not available in this version"),
     ("[session]\nprefetch = 1", "bridge.toml:2: session.prefetch is not available in this version"),
@@ -609,11 +612,6 @@ fn an_error_of_the_environment_names_the_variable() {
             "[\"a\"",
             "session.cookies: starts with [ but is neither a TOML nor a JSON array".to_owned(),
         ),
-        (
-            "LIMITS__NEW_SESSIONS",
-            "",
-            "limits.new_sessions is not available in this version".to_owned(),
-        ),
     ] {
         let variable = format!("SESSION_BRIDGE_{variable}");
         let errors = load(UPSTREAM, &[(&variable, value)]).unwrap_err();
@@ -682,7 +680,7 @@ fn the_file_is_named_by_the_flag_else_by_the_environment_else_by_the_working_dir
 
 #[test]
 fn all_errors_are_reported_at_once_in_the_order_of_the_sources() {
-    let file = "[server]\nlisten = \"x\"\nlisen = 1\n\n[store]\nurl = 5\n\n[limits]\n\n[[route]]\npath = \"x\"\nmethods = [\"get\", 1]\n";
+    let file = "[server]\nlisten = \"x\"\nlisen = 1\n\n[store]\nurl = 5\n\n[limitz]\n\n[[route]]\npath = \"x\"\nmethods = [\"get\", 1]\n";
     let environment = [("SESSION_BRIDGE_LOG__LEVEL", "loud"), ("SESSION_BRIDGE_LOGS", "x")];
     let errors = load_all(file, &environment, flags(Some("h"), None, None)).unwrap_err();
     let places: Vec<_> = errors.lines().map(|line| line.split(": ").next().unwrap()).collect();

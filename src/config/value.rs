@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::document::{Node, Value, list_from_text};
 use super::reader::{Fault, nearest};
 use super::secret::Secret;
-use super::sections::{JsonPointer, PemFile};
+use super::sections::{JsonPointer, PemFile, Rate};
 use crate::session::glob::Glob;
 
 /// No time may be longer: adding it to any moment must stay possible.
@@ -162,6 +162,35 @@ pub(super) fn optional_duration(node: &Node) -> Result<Option<Duration>, Fault> 
     } else {
         positive_duration(node).map(Some)
     }
+}
+
+/// So many within a time, `30/m`; or `""` for no limit.
+pub(super) fn optional_rate(node: &Node) -> Result<Option<Rate>, Fault> {
+    let expected = || {
+        node.fault(
+            "expected so many within a second, a minute, an hour or a day: \"500/s\", \"30/m\", \"100/h\", \"1000/d\"",
+        )
+    };
+    let text = node.text().map_err(|_| expected())?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let (number, unit) = text.split_once('/').ok_or_else(expected)?;
+    let seconds = match unit.trim() {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(expected()),
+    };
+    let most: u32 = number.trim().parse().map_err(|_| expected())?;
+    if !(1..=1_000_000_000).contains(&most) {
+        return Err(node.fault("must be from 1 to 1000000000 within the time"));
+    }
+    Ok(Some(Rate {
+        most,
+        within: Duration::from_secs(seconds),
+    }))
 }
 
 /// An address to listen on.

@@ -147,6 +147,10 @@ label! {
         RenewLease = "renew_lease",
         /// Giving a lease back.
         ReleaseLease = "release_lease",
+        /// Taking a place of a limit.
+        TakePlace = "take_place",
+        /// Giving one back.
+        GiveBack = "give_back",
         /// Asking whether the store can serve.
         Ping = "ping",
     }

@@ -10,9 +10,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use super::clock::Timestamp;
-use super::store::Payload;
+use super::store::{Key, Payload};
 
 /// Into how many slices the time of a quota is cut.
 const SLICES: u64 = 10;
@@ -66,6 +67,15 @@ pub enum Taken {
         /// When there may be one again. Not zero.
         wait: Duration,
     },
+}
+
+/// Where what is called `what` of `whom` is counted: a key that no installation has, as its digest is made of other text.
+#[must_use]
+pub fn key_of(what: &str, whom: &str) -> Key {
+    let digest = Sha256::digest(format!("{what}\0{whom}").as_bytes());
+    let mut first = [0; 16];
+    first.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+    Key::from_digest(first)
 }
 
 /// How many places were taken in which slice.

@@ -80,8 +80,7 @@ async fn what_this_version_cannot_do_is_an_error_and_not_ignored() {
     let base = "upstream.url = \"http://127.0.0.1:1\"\n";
     for (line, key) in [
         ("store.url = \"memcached://h:11211\"", "store.url"),
-        ("session.create = \"derive\"", "session.create"),
-        ("limits.new_sessions = \"5/s\"", "limits"),
+        ("upstream.http2 = true", "upstream.http2"),
     ] {
         let run = run(&["check"], Some(&format!("{base}{line}\n")), &[]).await;
         assert_eq!(run.code, 2, "{line}: {}", run.stderr);
@@ -293,6 +292,10 @@ async fn check_tells_what_the_user_at_redis_may_not_do_and_leaves_nothing_for_lo
         assert_eq!(lacking.code, 1, "{command}: {}", lacking.stdout);
         assert!(lacking.stdout.contains("near_cache"), "{}", lacking.stdout);
     }
+    redis.command(&["ACL", "SETUSER", "bridge", "+@all"]);
+    redis.command(&["ACL", "SETUSER", "bridge", "-time"]);
+    let limited = format!("{config}limits.new_sessions = \"30/m\"\n");
+    assert_eq!(run(&["check"], Some(&limited), &[]).await.code, 1, "limits need TIME");
     redis.command(&["ACL", "SETUSER", "bridge", "+@all"]);
     let unreplicated = run(&["check"], Some(&format!("{config}store.wait_replicas = 1\n")), &[]).await;
     assert_eq!(unreplicated.code, 0, "{}", unreplicated.stdout);

@@ -22,6 +22,7 @@ mod edge;
 mod failures;
 mod figures;
 mod gate;
+mod limits;
 mod lost;
 mod near_cache;
 mod outage;

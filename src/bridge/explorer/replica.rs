@@ -1,6 +1,7 @@
 //! A replica made of the real parts, which carries requests as [`crate::bridge::Bridge::handle`] does.
 
 use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::IDLE;
 use super::backend::{Ask, Backend};
 use super::rules::Told;
 use super::shared::{Cookies, LOOK_FAILED, Link, Server, Sky, State, VirtualClock, cookies_of, name};
-use crate::bridge::acquire::{Acquire, AcquireError, Ready};
+use crate::bridge::acquire::{Acquire, AcquireError, Asks, Ready};
 use crate::bridge::change::Change;
 use crate::bridge::commit::{Commit, Committed};
 use crate::bridge::flights::Landing;
@@ -132,8 +133,12 @@ impl Replica {
             let begun = this.server.timeline(&job.key).len();
             let before = (this.server.rules.troubles(this.number), this.server.rules.losses());
             let was_waiting = this.pending.waits(&job.key);
+            let asks = Asks {
+                safe: job.ask.is_safe(),
+                client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            };
             let acquire = async {
-                let ready = this.acquire.acquire(&job.key, job.ask.is_safe()).await;
+                let ready = this.acquire.acquire(&job.key, asks).await;
                 (ready, LOOK_FAILED.with(Cell::get))
             };
             let (ready, look_failed) = LOOK_FAILED.scope(Cell::new(false), acquire).await;

@@ -11,7 +11,7 @@ async fn f2_those_who_wait_for_a_leader_are_refused_together_when_the_store_goes
     let requests: Vec<_> = (0..100)
         .map(|n| {
             let here = Arc::clone(&here);
-            tokio::spawn(async move { here.acquire.acquire(&KEY, n % 2 == 0).await.map(drop) })
+            tokio::spawn(async move { here.acquire.acquire(&KEY, asks(n % 2 == 0)).await.map(drop) })
         })
         .collect();
     tokio::time::sleep(ms(500)).await;
@@ -33,7 +33,7 @@ async fn f2_first_requests_are_refused_together_when_no_lease_can_be_taken() {
     let requests: Vec<_> = (0..100)
         .map(|_| {
             let here = Arc::clone(&here);
-            tokio::spawn(async move { here.acquire.acquire(&KEY, false).await.map(drop) })
+            tokio::spawn(async move { here.acquire.acquire(&KEY, UNSAFE).await.map(drop) })
         })
         .collect();
     for request in requests {
@@ -53,7 +53,7 @@ async fn f1_who_is_freed_by_a_leader_without_a_session_does_not_take_an_outage_f
     let leader = here.post().await;
     let freed = tokio::spawn({
         let here = Arc::clone(&here);
-        async move { here.acquire.acquire(&KEY, true).await.map(drop) }
+        async move { here.acquire.acquire(&KEY, SAFE).await.map(drop) }
     });
     tokio::time::sleep(ms(10)).await;
     let committed = here.respond(&leader, Rank::Unsafe, &[], None).await;
@@ -107,7 +107,7 @@ async fn f2_all_calls_together_keep_a_refusal_no_longer_than_three_deadlines() {
     world.store.delay.store(240, Ordering::SeqCst);
     world.store.deaf.store(1, Ordering::SeqCst);
     let started = Instant::now();
-    let refused = here.acquire.acquire(&KEY, false).await.map(drop);
+    let refused = here.acquire.acquire(&KEY, UNSAFE).await.map(drop);
     assert!(matches!(refused, Err(AcquireError::Store(StoreError::Timeout))));
     assert_eq!(started.elapsed().as_millis(), 750);
     tokio::time::sleep(ms(300)).await;
@@ -129,7 +129,7 @@ async fn f2_behind_a_change_that_waits_a_refusal_takes_no_longer_and_the_change_
     world.store.delay.store(240, Ordering::SeqCst);
     world.set_down(false);
     let started = Instant::now();
-    assert!(here.acquire.acquire(&KEY, false).await.is_err());
+    assert!(here.acquire.acquire(&KEY, UNSAFE).await.is_err());
     assert!(started.elapsed() <= STORE_TIMEOUT * 3, "{:?}", started.elapsed());
     tokio::time::sleep(ms(3000)).await;
     assert!(
@@ -161,7 +161,7 @@ async fn f2_however_the_store_fails_a_request_is_told_so_and_never_that_there_is
             }
             _ => {}
         }
-        let request = tokio::spawn(async move { here.acquire.acquire(&KEY, true).await.map(drop) });
+        let request = tokio::spawn(async move { here.acquire.acquire(&KEY, SAFE).await.map(drop) });
         if case == "look while waiting" {
             tokio::time::sleep(ms(1000)).await;
             link.hangs.store(true, Ordering::SeqCst);
@@ -258,6 +258,7 @@ async fn s4_a_response_waits_no_longer_than_seconds_for_its_turn_to_be_stored() 
                 let ready = Ready {
                     snapshot: sent,
                     lead: None,
+                    place: None,
                     waited: false,
                     at,
                 };

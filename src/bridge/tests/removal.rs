@@ -171,6 +171,7 @@ async fn c3_what_was_sent_with_no_session_brings_none_back_after_a_log_out_elsew
         let freed = Ready {
             snapshot: None,
             lead: None,
+            place: None,
             waited: true,
             at: here.sessions.now(),
         };
@@ -243,6 +244,7 @@ async fn c3_a_leader_beside_those_that_one_before_had_freed_brings_no_session_ba
     let freed = Ready {
         snapshot: None,
         lead: None,
+        place: None,
         waited: true,
         at: there.sessions.now(),
     };
@@ -274,6 +276,7 @@ async fn c3_a_second_log_out_of_the_same_session_ends_none_that_was_begun_betwee
     let next = Ready {
         snapshot: None,
         lead: None,
+        place: None,
         waited: true,
         at: here.sessions.now(),
     };

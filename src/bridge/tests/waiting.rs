@@ -112,7 +112,7 @@ async fn f3_a_change_waits_for_half_an_hour_and_no_longer_however_its_session_is
     let late = here.respond(&last, Rank::Unsafe, &["cart=2; Path=/"], None).await;
     assert!(!late.waits);
     assert!(matches!(
-        here.acquire.acquire(&KEY, true).await,
+        here.acquire.acquire(&KEY, SAFE).await,
         Err(AcquireError::Store(_))
     ));
 }
@@ -140,7 +140,7 @@ async fn t1_what_is_served_from_here_runs_out_as_a_record_does() {
         assert_eq!(jar(here.get().await.snapshot.as_deref()), "sid=a; cart=1");
         tokio::time::sleep(unused).await;
         assert!(matches!(
-            here.acquire.acquire(&KEY, true).await,
+            here.acquire.acquire(&KEY, SAFE).await,
             Err(AcquireError::Store(_))
         ));
         assert_eq!(here.pending.len(), 0);
@@ -353,6 +353,7 @@ async fn f3_a_change_over_a_record_that_cannot_be_read_is_lost_and_counted_at_on
         let freed = Ready {
             snapshot: None,
             lead: None,
+            place: None,
             waited: true,
             at: here.sessions.now(),
         };
@@ -373,6 +374,7 @@ async fn s3_a_lease_that_was_taken_to_store_what_waited_is_given_back() {
     let freed = Ready {
         snapshot: None,
         lead: None,
+        place: None,
         waited: true,
         at: here.sessions.now(),
     };
@@ -391,7 +393,7 @@ async fn s1_who_waits_for_a_leader_elsewhere_is_given_the_time_of_each_call_anew
     let (here, there) = (world.replica(), world.replica());
     let leader = there.post().await;
     world.store.delay.store(5, Ordering::SeqCst);
-    let waiting = tokio::spawn(async move { here.acquire.acquire(&KEY, false).await });
+    let waiting = tokio::spawn(async move { here.acquire.acquire(&KEY, UNSAFE).await });
     tokio::time::sleep(ms(5000)).await;
     let committed = there.respond(&leader, Rank::Unsafe, &["sid=a; Path=/"], None).await;
     end(leader.lead, &there.sessions, committed).await;
