@@ -100,7 +100,7 @@ impl Shared {
             if map.owner(slot).is_some_and(|owner| owner.address == *to) {
                 return false;
             }
-            *map = Arc::new(map.corrected(slot, to, |address| self.visitors.node(address, self)));
+            *map = Arc::new(map.corrected(slot, to, |address| self.visitors.master(address, self)));
             true
         });
         self.suspect();

@@ -63,8 +63,9 @@ impl Cluster {
 impl Shared {
     /// Waits until `node` is known to all who keep copies, where it is new.
     async fn known_elsewhere(&self, node: &Node) {
-        if self.known_since.get().is_some_and(|first| node.known_since > *first) {
-            tokio::time::sleep_until(node.known_since + KNOWN_ELSEWHERE).await;
+        let since = node.master_since();
+        if self.known_since.get().is_some_and(|first| since > *first) {
+            tokio::time::sleep_until(since + KNOWN_ELSEWHERE).await;
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which node serves which slot, as far as is known.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redis::Cmd;
 use tokio::time::Instant;
@@ -22,13 +22,23 @@ const PROBE_NAMES: u32 = 4096;
 pub(super) struct Node {
     pub(super) address: Address,
     pub(super) server: Server,
-    /// Since when it is known here.
-    pub(super) known_since: Instant,
+    /// Since when it has been known here as a master, the last time that it became one.
+    pub(super) master_since: Mutex<Instant>,
     /// Where its replicas are waited for.
     pub(super) replicas: Option<Replicas>,
 }
 
 impl Node {
+    /// See [`Node::master_since`].
+    pub(super) fn master_since(&self) -> Instant {
+        *self.master_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is a master from now on.
+    pub(super) fn became_master(&self) {
+        *self.master_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
     /// What happened so far.
     pub(super) fn stats(&self) -> StoreStats {
         let replicas = self.replicas.as_ref();

@@ -358,3 +358,27 @@ async fn a_node_cut_off_from_the_others_is_not_believed() {
     eventually("five answers", || node.count("GET") == 5).await;
     assert_eq!(cut_off.count("GET"), 0);
 }
+
+#[tokio::test]
+async fn a_node_that_was_heard_of_before_is_new_as_a_master_when_it_becomes_one() {
+    let answers = |port: u16, command: &str| all_slots_at("127.0.0.1", port, command, || Some("$-1\r\n".to_owned()));
+    let (master, other) = (FakeNode::start(answers).await, FakeNode::start(answers).await);
+    let cluster = cluster(&[master.port]);
+    let by = Instant::now() + TIMEOUT;
+    cluster.ping(by).await.unwrap();
+    let to = Address {
+        host: "127.0.0.1".to_owned(),
+        port: other.port,
+    };
+    let visited = cluster.shared.node(&to);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let moved = Instant::now();
+    cluster.shared.moved(5, &to);
+    let owner = cluster.shared.owner(5, by).await.unwrap();
+    assert!(Arc::ptr_eq(&owner, &visited), "it is the same node");
+    assert!(owner.master_since() >= moved);
+    // What it was given before, it still has.
+    let since = owner.master_since();
+    cluster.shared.moved(6, &to);
+    assert_eq!(owner.master_since(), since);
+}

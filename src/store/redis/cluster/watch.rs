@@ -71,6 +71,13 @@ struct Guests {
 }
 
 impl Visitors {
+    /// The node at `address`, which was no master so far.
+    pub(super) fn master(&self, address: &Address, shared: &Shared) -> Arc<Node> {
+        let node = self.node(address, shared);
+        node.became_master();
+        node
+    }
+
     /// The node at `address`, to which a connection is made unless there is one.
     pub(super) fn node(&self, address: &Address, shared: &Shared) -> Arc<Node> {
         let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,7 +88,7 @@ impl Visitors {
         }
         let node = Arc::new(Node {
             address: address.clone(),
-            known_since: asked_at,
+            master_since: Mutex::new(asked_at),
             server: Server::new(
                 Link::new(shared.target_at(address), shared.target.tracking.clone()),
                 Link::beside(shared.target_at(address)),
@@ -282,7 +289,7 @@ impl Shared {
         let gone: Vec<_> = gone.map(|node| node.stats()).collect();
         let node = |address: &Address| {
             let same = masters.iter().find(|node| node.address == *address);
-            same.map_or_else(|| self.visitors.node(address, self), Arc::clone)
+            same.map_or_else(|| self.visitors.master(address, self), Arc::clone)
         };
         let map = Map::new(view, node, |n| probe(&self.target.prefix, n));
         let masters = map.masters().len();
