@@ -79,7 +79,8 @@ use crate::session::cookie::{Cookie, Origin, Rejected, parse_set_cookie};
 use crate::session::merge::{Effect, Said};
 use crate::session::record::{Rank, Snapshot};
 use crate::session::store::Key;
-use crate::wire::server::UnderWay;
+use crate::wire::headers;
+use crate::wire::server::{UnderWay, Unnamed};
 use crate::wire::upgrade;
 use crate::wire::upstream::{Upstream, UpstreamBody, UpstreamError};
 
@@ -156,6 +157,9 @@ impl Bridge {
     pub fn handle(self, peer: SocketAddr, mut request: Request<Body>) -> SeenThrough<Response<Body>> {
         let tasks = self.parts.tasks.clone();
         let under_way = request.extensions_mut().remove::<UnderWay>();
+        if request.extensions_mut().remove::<Unnamed>().is_some() {
+            headers::remove_claims(request.headers_mut());
+        }
         SeenThrough::new(tasks, move |dispatched| async move {
             // Until the work is done, which may be after the client has left.
             let _under_way = under_way;

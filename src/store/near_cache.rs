@@ -44,8 +44,8 @@
 //!   live, which is asked for with it, so that no clock of this or another replica decides when a copy has expired.
 //! * **N4** and N1 speak of different moments. While the store answers, what is not promised is not served: the request
 //!   asks the store (N1). When it *did* ask, and the store was not to be reached in time, the last copy is better than
-//!   no session (N4): one of a broken promise too, unless it is older than `max_age`, or a change of it was told, or was
-//!   begun by this replica. So copies outlive their promise, in memory, until they are too old or make room.
+//!   no session (N4): one of a broken promise too, unless it is older than `max_age`, or a change of it was told (or may be
+//!   among what lies unread), or was begun by this replica. So copies outlive their promise, in memory, until they are too old or make room.
 
 #[cfg(test)]
 mod tests;
@@ -190,7 +190,12 @@ impl<V: Clone + Send + Sync + 'static> NearCache<V> {
 
     /// See [`Copies::last_known`].
     pub fn last_known(&self, key: &Key) -> Option<V> {
-        let entry = self.young(key, Instant::now())?;
+        let moment = Instant::now();
+        let entry = self.young(key, moment)?;
+        // The store did tell something: it is this process that is late.
+        if entry.promise.standing(moment) == Standing::Behind {
+            return None;
+        }
         count(&self.counters.outage_hits);
         Some(entry.value)
     }

@@ -20,7 +20,7 @@ use http::{HeaderMap, Version};
 
 mod forwarded;
 
-pub use forwarded::{Hop, TrustedProxies, X_FORWARDED_PROTO, client_address, forward};
+pub use forwarded::{Hop, TrustedProxies, X_FORWARDED_PROTO, client_address, forward, remove_claims};
 
 /// `X-Request-Id`: names one request in the logs of every party.
 pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

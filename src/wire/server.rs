@@ -75,6 +75,11 @@ pub struct ClientAddr(pub SocketAddr);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Secure;
 
+/// An extension of every request of a client that a trusted proxy spoke for by the PROXY protocol without naming it: the
+/// [`ClientAddr`] is the proxy's, and what the request claims is nevertheless the word of a stranger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unnamed;
+
 /// The limits of the traffic listener.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {

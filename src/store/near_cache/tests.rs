@@ -217,6 +217,8 @@ fn nothing_is_served_that_is_too_old_or_has_expired_not_even_in_an_outage() {
 #[test]
 fn in_an_outage_the_last_copy_serves_though_its_promise_is_broken_but_none_that_is_known_to_have_changed() {
     let (cache, promise) = filled();
+    promise.is(Standing::Behind);
+    assert_eq!(last_known(&cache, &key(1)), None, "it may be known to have changed");
     promise.is(Standing::Broken);
     assert_eq!(last_known(&cache, &key(1)), Some(1));
     // This process was about to change it.

@@ -115,7 +115,7 @@ pub fn forward(headers: &mut HeaderMap, hop: &Hop<'_>, trusted: &TrustedProxies)
 }
 
 /// Takes every word on who the client is out.
-pub(super) fn remove_claims(headers: &mut HeaderMap) {
+pub fn remove_claims(headers: &mut HeaderMap) {
     remove_look_alikes(headers);
     for claim in claims() {
         headers.remove(claim);

@@ -16,7 +16,7 @@ use super::guard::Place;
 use super::opening::{self, Opening, PREFACE, Reopened};
 use super::proxy_protocol::{self, HeaderError};
 use super::refusal::encode;
-use super::{ClientAddr, Edge, EdgeRefusal, EdgeService, Secure, connection, http2, linger};
+use super::{ClientAddr, Edge, EdgeRefusal, EdgeService, Secure, Unnamed, connection, http2, linger};
 use crate::tls;
 
 /// How long a connection that is one too many may take to say whose it is, and to shake hands, before it is let go without a word.
@@ -29,6 +29,8 @@ const FIRST_BYTES: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer {
     pub(super) addr: SocketAddr,
+    /// A client of which the balancer did not tell who it is.
+    pub(super) unnamed: bool,
     /// Over TLS, to us or to the balancer that speaks for it.
     pub(super) secure: bool,
 }
@@ -39,6 +41,9 @@ impl Peer {
         extensions.insert(ClientAddr(self.addr));
         if self.secure {
             extensions.insert(Secure);
+        }
+        if self.unnamed {
+            extensions.insert(Unnamed);
         }
     }
 }
@@ -78,11 +83,16 @@ async fn introduced(io: &mut TcpStream, addr: SocketAddr, edge: &Edge, limit: Du
         .as_ref()
         .filter(|protocol| protocol.is_spoken_by(addr.ip()));
     let Some(protocol) = spoken else {
-        return Some(Peer { addr, secure: false });
+        return Some(Peer {
+            addr,
+            unnamed: false,
+            secure: false,
+        });
     };
     match proxy_protocol::receive(io, limit).await {
         Ok(told) => Some(Peer {
             addr: told.client.unwrap_or(addr),
+            unnamed: told.unnamed,
             secure: told.secure,
         }),
         Err(HeaderError::Nothing) => None,

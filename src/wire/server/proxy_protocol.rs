@@ -45,6 +45,8 @@ pub struct ProxyProtocol {
 pub(super) struct Told {
     /// The client; `None` where the connection is the balancer's own, as for a health check, or no address is told.
     pub(super) client: Option<SocketAddr>,
+    /// The connection is that of a client, and no address of it is told.
+    pub(super) unnamed: bool,
     /// The client came over TLS.
     pub(super) secure: bool,
 }
@@ -160,7 +162,12 @@ fn version_1(line: &[u8]) -> Result<Told, &'static str> {
     let text = std::str::from_utf8(line).map_err(|_| INVALID)?;
     let mut words = text.split(' ').skip(1);
     let client = match words.next() {
-        Some("UNKNOWN") => return Ok(Told::default()),
+        Some("UNKNOWN") => {
+            return Ok(Told {
+                unnamed: true,
+                ..Told::default()
+            });
+        }
         Some("TCP4") => addresses::<Ipv4Addr>(&mut words),
         Some("TCP6") => addresses::<Ipv6Addr>(&mut words),
         _ => None,
@@ -168,7 +175,7 @@ fn version_1(line: &[u8]) -> Result<Told, &'static str> {
     match (client, words.next()) {
         (Some(client), None) => Ok(Told {
             client: Some(client),
-            secure: false,
+            ..Told::default()
         }),
         _ => Err(INVALID),
     }
@@ -217,6 +224,7 @@ fn version_2(command: u8, family: u8, block: &[u8]) -> Result<Told, &'static str
     let rest = block.get(length..).ok_or(SHORT)?;
     Ok(Told {
         client,
+        unnamed: client.is_none(),
         secure: tlvs(rest)?,
     })
 }
@@ -246,9 +254,15 @@ mod tests {
     fn client(text: &str) -> Told {
         Told {
             client: Some(text.parse().unwrap()),
-            secure: false,
+            ..Told::default()
         }
     }
+
+    const UNNAMED: Told = Told {
+        client: None,
+        unnamed: true,
+        secure: false,
+    };
 
     #[test]
     fn a_line_tells_the_client() {
@@ -258,8 +272,8 @@ mod tests {
                 client("203.0.113.9:56324"),
             ),
             ("PROXY TCP6 2001:db8::9 ::1 1 0\r\n", client("[2001:db8::9]:1")),
-            ("PROXY UNKNOWN\r\n", Told::default()),
-            ("PROXY UNKNOWN ffff:: ffff:: 65535 65535\r\n", Told::default()),
+            ("PROXY UNKNOWN\r\n", UNNAMED),
+            ("PROXY UNKNOWN ffff:: ffff:: 65535 65535\r\n", UNNAMED),
         ] {
             assert_eq!(version_1(line.as_bytes()), Ok(told), "{line}");
         }
@@ -321,11 +335,9 @@ mod tests {
             (0x21, 0x12, 12),
             (0x21, 0x31, 216),
         ] {
-            assert_eq!(
-                version_2(command, family, &vec![0; length]),
-                Ok(Told::default()),
-                "{family}"
-            );
+            // Its own connection, or that of somebody.
+            let told = if command == 0x20 { Told::default() } else { UNNAMED };
+            assert_eq!(version_2(command, family, &vec![0; length]), Ok(told), "{family}");
         }
     }
 

@@ -63,17 +63,25 @@ async fn the_client_that_a_balancer_names_is_the_peer() {
         (seen.one("X-Forwarded-For"), seen.one("X-Forwarded-Proto")),
         ("203.0.113.9", "https")
     );
-    for own in [
-        &b"PROXY UNKNOWN\r\n"[..],
-        &block(0x20, &[]),
-        &[SIGNATURE, &[0x20, 0, 0, 0]].concat(),
-    ] {
+    for own in [&block(0x20, &[])[..], &[SIGNATURE, &[0x20, 0, 0, 0]].concat()] {
         let seen = told(&bridge, &backend, &[own], claim).await;
         assert_eq!(
             seen.one("X-Forwarded-For"),
             "198.51.100.1, 127.0.0.1",
             "the balancer is believed"
         );
+    }
+    for unnamed in [
+        &b"PROXY UNKNOWN\r\n"[..],
+        &[SIGNATURE, &[0x21, 0, 0, 0]].concat(),
+        &[SIGNATURE, &[0x21, 0x31, 0, 216], &[0; 216]].concat(),
+    ] {
+        let claims = format!("{claim}X_Forwarded_For: 198.51.100.1\r\nX-Real-IP: 198.51.100.1\r\n");
+        let seen = told(&bridge, &backend, &[unnamed], &claims).await;
+        assert_eq!(seen.one("X-Forwarded-For"), "127.0.0.1", "somebody is not");
+        assert_eq!(seen.one("X-Forwarded-Proto"), "http");
+        assert!(seen.one("Forwarded").starts_with("for=127.0.0.1;"), "{seen:?}");
+        assert!(seen.all("X-Real-IP").is_empty() && seen.all("X_Forwarded_For").is_empty());
     }
     let of_our_own = "PROXY TCP4 127.9.9.9 10.0.0.1 1 2\r\n";
     let seen = told(&bridge, &backend, &[of_our_own.as_bytes()], claim).await;
