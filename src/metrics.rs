@@ -35,7 +35,7 @@
 //! | `session_bridge_upstream_connects_total` | counter | | connections opened to the backend |
 //! | `session_bridge_upstream_reuses_total` | counter | | requests sent over a connection that was open already |
 //! | `session_bridge_upstream_retries_total` | counter | | requests sent once more, as they provably never arrived |
-//! | `session_bridge_store_reconnects_total` | counter | | connections to Redis made in place of others |
+//! | `session_bridge_store_reconnects_total` | counter | | connections to the store's servers made in place of others |
 //! | `session_bridge_store_unreplicated_total` | counter | | changes that stand and that fewer replicas of Redis confirmed in time than `store.wait_replicas` |
 //! | `session_bridge_near_cache_hits_total` | counter | | requests whose session was known without asking Redis |
 //! | `session_bridge_near_cache_misses_total` | counter | | requests whose session was not |

@@ -5,14 +5,17 @@
 //! | [`memory`] | nothing: one process | nothing | trials, tests |
 //! | [`sql`] (SQLite) | nothing: one process | a restart, a kill, a power cut | one machine |
 //! | [`redis`] | all replicas | what Redis survives | two replicas and more |
+//! | [`sql::server`] (PostgreSQL, MySQL, MariaDB) | all replicas | what the database survives | two replicas and more |
 //!
 //! [`sealed`] is a layer over any of them. [`near_cache`] lies beside [`redis`]: copies in this process of what was read
 //! there.
 //!
 //! All of them implement [`SessionStore`](crate::session::store::SessionStore) and pass one conformance suite,
-//! `tests/it/stores/contract.rs`. The backends that decide in this process ([`memory`], [`sql`]) share the deciding
-//! itself (`slot`), so that they cannot differ; Redis decides in its scripts.
+//! `tests/it/stores/contract.rs`. All but Redis, which decides in its scripts, share the deciding itself (`slot`), so that
+//! they cannot differ: [`memory`] and SQLite on the truth that they have in memory, the others between a read and a write
+//! on condition (`cells`).
 
+mod cells;
 pub mod memory;
 pub mod near_cache;
 pub mod redis;

@@ -27,7 +27,8 @@ use crate::bridge::turns::Turns;
 use crate::bridge::unreadable::OnUnreadable;
 use crate::bridge::{self};
 use crate::config::{
-    self, Config, IdFormat, OnMissing, OnStoreError, RedisTopology, RedisUrl, RouteSession, Secret, StoreUrl,
+    self, Config, IdFormat, OnMissing, OnStoreError, RedisTopology, RedisUrl, RouteSession, Secret, SqlKind, SqlUrl,
+    StoreUrl,
 };
 use crate::lifecycle::Drain;
 use crate::metrics::Metrics;
@@ -42,6 +43,7 @@ use crate::store::memory::MemoryStore;
 use crate::store::near_cache::{Listener, NearCache};
 use crate::store::redis::{Address, Login, RedisOptions, RedisStore, Servers};
 use crate::store::sql::SqliteStore;
+use crate::store::sql::server::{self, Database, Encryption, SqlOptions};
 use crate::tls;
 use crate::wire::headers::TrustedProxies;
 use crate::wire::server::{Edge, EdgeRefusal, EdgeStats, ProxyProtocol, ServerOptions};
@@ -112,6 +114,7 @@ async fn open_backend(
             };
             Arc::new(RedisStore::connect(options, clock))
         }
+        StoreUrl::Sql(url) => Arc::new(server::connect(sql(url, store)?, clock)),
     })
 }
 
@@ -145,6 +148,44 @@ fn redis(url: &RedisUrl, store: &config::Store) -> Result<RedisOptions, StartErr
         key_prefix: store.key_prefix.clone(),
         wait_replicas: store.wait_replicas,
         listener: None,
+    })
+}
+
+fn sql(url: &SqlUrl, store: &config::Store) -> Result<SqlOptions, StartError> {
+    let material = &store.tls;
+    if material.ca.is_some() || material.cert.is_some() {
+        // Here it is told which of them cannot be used, and why; the driver would tell that with the first connection.
+        client_tls("store", material)?;
+    }
+    let text = |secret: &Secret| secret.expose().to_owned();
+    let encryption = url.encryption.map(|encryption| match encryption {
+        config::Encryption::Disable => Encryption::Disable,
+        config::Encryption::Prefer => Encryption::Prefer,
+        config::Encryption::Require => Encryption::Require,
+        config::Encryption::VerifyCa => Encryption::VerifyCa,
+        config::Encryption::VerifyFull => Encryption::VerifyFull,
+    });
+    let unsaid = if material.ca.is_some() {
+        Encryption::VerifyFull
+    } else {
+        Encryption::Prefer
+    };
+    Ok(SqlOptions {
+        database: match url.kind {
+            SqlKind::Postgres => Database::Postgres,
+            SqlKind::MySql => Database::MySql,
+        },
+        host: url.server.host.clone(),
+        port: url.server.port,
+        username: text(&url.username),
+        password: url.password.as_ref().or(store.password.as_ref()).map(text),
+        name: url.database.clone(),
+        encryption: encryption.unwrap_or(unsaid),
+        ca: material.ca.as_ref().map(text),
+        identity: material.cert.as_ref().map(text).zip(material.key.as_ref().map(text)),
+        max_connections: url.max_connections,
+        timeout: store.timeout,
+        key_prefix: store.key_prefix.clone(),
     })
 }
 

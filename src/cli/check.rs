@@ -81,7 +81,7 @@ async fn store(config: &Config) -> Result<String, String> {
     };
     let outcome = match (answer, &store.url) {
         (Err(error), _) => Err(error),
-        (Ok(()), StoreUrl::Redis(_)) => rehearse(&*opened, config.limits.is_set()).await,
+        (Ok(()), StoreUrl::Redis(_) | StoreUrl::Sql(_)) => rehearse(&*opened, config.limits.is_set()).await,
         (Ok(()), StoreUrl::Memory | StoreUrl::Sqlite { .. }) => Ok(false),
     };
     let unreplicated = opened.stats().unreplicated;

@@ -7,7 +7,7 @@ use super::reader::Reader;
 use super::schema::Parts;
 use super::sealing::{Sealing, same_twice};
 use super::sections::{ClientTls, Csrf, Route, RouteSession, Store};
-use super::url::{RedisUrl, StoreUrl};
+use super::url::{Encryption, RedisUrl, SqlUrl, StoreUrl};
 
 /// Reports every contradiction.
 pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
@@ -148,17 +148,31 @@ fn store(reader: &mut Reader, tree: &Table, parts: &Parts) {
         ("store.sentinel_username", store.sentinel_username.is_some()),
         ("store.sentinel_password_file", store.sentinel_password.is_some()),
     ]);
-    let redis = first_set(&[
-        ("store.password_file", store.password.is_some()),
-        ("store.wait_replicas", store.wait_replicas > 0),
-    ]);
+    let replicas = first_set(&[("store.wait_replicas", store.wait_replicas > 0)]);
+    let password_file = first_set(&[("store.password_file", store.password.is_some())]);
     let mut contradiction = |keys: &[&str], message: &str| reader.contradiction(tree, keys, message);
-    let StoreUrl::Redis(url) = &store.url else {
-        for key in [tls, sentinel, redis].into_iter().flatten() {
-            let message = "is for a store in Redis, and store.url names another one";
-            contradiction(&[key, "store.url"], message);
+    let url = match &store.url {
+        StoreUrl::Redis(url) => url,
+        StoreUrl::Sql(url) => {
+            for key in [sentinel, replicas].into_iter().flatten() {
+                let message = "is for a store in Redis, and store.url names another one";
+                contradiction(&[key, "store.url"], message);
+            }
+            return sql(store, url, tls, contradiction);
         }
-        return;
+        StoreUrl::Memory | StoreUrl::Sqlite { .. } => {
+            for key in [tls, password_file].into_iter().flatten() {
+                contradiction(
+                    &[key, "store.url"],
+                    "is for a store on a server, and store.url names none",
+                );
+            }
+            for key in [sentinel, replicas].into_iter().flatten() {
+                let message = "is for a store in Redis, and store.url names another one";
+                contradiction(&[key, "store.url"], message);
+            }
+            return;
+        }
     };
     if let Some(key) = tls.filter(|_| !url.tls) {
         let message = "store.url is of no TLS: write rediss:// in place of redis://";
@@ -182,16 +196,41 @@ fn store(reader: &mut Reader, tree: &Table, parts: &Parts) {
     password(store, url, contradiction);
 }
 
+/// What does not go together with a database server.
+fn sql(store: &Store, url: &SqlUrl, tls: Option<&str>, mut contradiction: impl FnMut(&[&str], &str)) {
+    if url.password.is_some() && store.password.is_some() {
+        let message = "there is a password in store.url too: keep it in one place";
+        contradiction(&["store.password_file", "store.url"], message);
+    }
+    if store.tls.cert.is_some() != store.tls.key.is_some() {
+        let message = "cert and key belong together: both or neither";
+        contradiction(&["store.tls.cert", "store.tls.key"], message);
+    }
+    match (url.encryption, tls) {
+        (Some(Encryption::Disable), Some(key)) => {
+            contradiction(&[key, "store.url"], "store.url turns TLS off");
+        }
+        (Some(Encryption::Prefer | Encryption::Require), Some(_)) if store.tls.ca.is_some() => {
+            let message = "store.url asks for no check of the certificate: name verify-full there, or for MySQL \
+                           verify_identity, or leave the mode out";
+            contradiction(&["store.tls.ca", "store.url"], message);
+        }
+        _ => {}
+    }
+}
+
 /// An embedded store needs no copies, and one that does not tell of changes must not have any.
 fn near_cache(reader: &mut Reader, tree: &Table, parts: &Parts) {
     if !parts.near_cache.enabled {
         return;
     }
-    match &parts.store.url {
+    let message = match &parts.store.url {
         StoreUrl::Redis(_) => return,
-        StoreUrl::Memory | StoreUrl::Sqlite { .. } => {}
-    }
-    let message = "is for a store in Redis; the one that store.url names is in this process and needs no copies";
+        StoreUrl::Memory | StoreUrl::Sqlite { .. } => {
+            "is for a store in Redis; the one that store.url names is in this process and needs no copies"
+        }
+        StoreUrl::Sql(_) => "is for a store in Redis; the one that store.url names does not tell of changes",
+    };
     reader.contradiction(tree, &["near_cache.enabled", "store.url"], message);
 }
 

@@ -232,6 +232,46 @@ fn stores_are_told_apart_and_shown_without_their_password() {
 }
 
 /// What the URL says, in one line.
+fn sql(text: &str) -> String {
+    let store = with_upstream(&format!("store.url = \"{text}\"")).unwrap().store;
+    let StoreUrl::Sql(url) = &store.url else {
+        panic!("{text} is of a database server")
+    };
+    let password = url.password.as_ref().map_or("-", Secret::expose);
+    format!(
+        "{:?} {}:{} {} as {} {password}, {:?}, {} at most, shown {url}",
+        url.kind,
+        url.server.host,
+        url.server.port,
+        url.database,
+        url.username.expose(),
+        url.encryption,
+        url.max_connections
+    )
+}
+
+#[test]
+fn the_url_of_a_database_server_says_all_that_it_takes() {
+    assert_eq!(
+        sql("postgres://bridge@db/shop"),
+        "Postgres db:5432 shop as bridge -, None, 16 at most, shown postgres://db/shop"
+    );
+    assert_eq!(
+        sql("postgresql://b%40r:p%2Fw%3F@[::1]:1/my%20shop?sslmode=verify-full&max_connections=3"),
+        "Postgres ::1:1 my shop as b@r p/w?, Some(VerifyFull), 3 at most, \
+         shown postgresql://[::1]:1/my%20shop?sslmode=verify-full&max_connections=3"
+    );
+    assert_eq!(
+        sql("mysql://u:p@h/d?ssl-mode=VERIFY_IDENTITY"),
+        "MySql h:3306 d as u p, Some(VerifyFull), 16 at most, shown mysql://h/d?ssl-mode=VERIFY_IDENTITY"
+    );
+    assert_eq!(
+        sql("mariadb://u@h:7/d?ssl-mode=disabled"),
+        "MySql h:7 d as u -, Some(Disable), 16 at most, shown mariadb://h:7/d?ssl-mode=disabled"
+    );
+}
+
+/// What the URL says, in one line.
 fn redis(text: &str) -> String {
     let store = with_upstream(&format!("store.url = \"{text}\"")).unwrap().store;
     let StoreUrl::Redis(url) = &store.url else {
@@ -306,7 +346,7 @@ fn passwords_and_certificates_come_from_files_that_belong_to_the_url() {
     );
     let errors = with(&[&file_of]).unwrap_err();
     assert!(
-        errors.contains("store.password_file: is for a store in Redis"),
+        errors.contains("store.password_file: is for a store on a server"),
         "{errors}"
     );
     for (content, expected) in [
@@ -420,13 +460,13 @@ const WRONG: &[(&str, &str)] = &[
     ("store.url = \"memory\"", "bridge.toml:1: store.url: a store in memory is written \"memory:\""),
     ("store.url = \"sqlite://\"", "bridge.toml:1: store.url: the path of the file is missing: sqlite://session-bridge.db, or sqlite:///var/lib/…"),
     ("store.url = \"sqlite://x?mode=ro\"", "bridge.toml:1: store.url: takes a path and no options: no ? or # in it"),
-    ("store.url = \"sqlite:x\"", "bridge.toml:1: store.url: sqlite: must be followed by //; expected memory:, sqlite://PATH or redis://HOST:PORT/DB"),
-    ("store.url = \"redi://h\"", "bridge.toml:1: store.url: no such kind of store: expected memory:, sqlite://PATH or redis://HOST:PORT/DB; did you mean `redis:`?"),
+    ("store.url = \"sqlite:x\"", "bridge.toml:1: store.url: sqlite: must be followed by //; expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE"),
+    ("store.url = \"redi://h\"", "bridge.toml:1: store.url: no such kind of store: expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE; did you mean `redis:`?"),
     ("store.url = \"redis://\"", "bridge.toml:1: store.url: expected redis://HOST:PORT/DB; in a password, write / as %2F and @ as %40"),
     ("store.url = \"redis://h/zero\"", "bridge.toml:1: store.url: after the host comes the number of the database: redis://HOST:PORT/0"),
     ("store.url = \"redis://:a@b@h\"", "bridge.toml:1: store.url: in a user name or password, write @ : / [ ] % and what is not ASCII as %40 and so on"),
-    ("store.url = \"redis:h\"", "bridge.toml:1: store.url: redis: must be followed by //; expected memory:, sqlite://PATH or redis://HOST:PORT/DB"),
-    ("store.url = \"redis-sentinal://h\"", "bridge.toml:1: store.url: no such kind of store: expected memory:, sqlite://PATH or redis://HOST:PORT/DB; did you mean `redis-sentinel:`?"),
+    ("store.url = \"redis:h\"", "bridge.toml:1: store.url: redis: must be followed by //; expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE"),
+    ("store.url = \"redis-sentinal://h\"", "bridge.toml:1: store.url: no such kind of store: expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE; did you mean `redis-sentinel:`?"),
     ("store.url = \"redis://h:0\"", "bridge.toml:1: store.url: after the host and a colon comes the port, from 1 to 65535"),
     ("store.url = \"redis://h:65536\"", "bridge.toml:1: store.url: after the host and a colon comes the port, from 1 to 65535"),
     ("store.url = \"redis://::1\"", "bridge.toml:1: store.url: an IPv6 address stands in brackets: [::1]:6379"),
@@ -507,8 +547,23 @@ const WRONG: &[(&str, &str)] = &[
     ("session.create = \"derive\"", "bridge.toml:1: session.create: \"derive\" is not available in this version"),
     ("upstream.http2 = true", "bridge.toml:1: upstream.http2: true is not available in this version"),
     ("store.url = \"memcached://h\"", "bridge.toml:1: store.url: a memcached:// store is not available in this version"),
-    ("store.url = \"postgres://h\"", "bridge.toml:1: store.url: a postgres:// store is not available in this version"),
-    ("store.url = \"mysql://h\"", "bridge.toml:1: store.url: a mysql:// store is not available in this version"),
+    // Database servers.
+    ("store.url = \"postgres://h\"", "bridge.toml:1: store.url: names no user: postgres://USER@HOST:PORT/DATABASE"),
+    ("store.url = \"mysql://u@h\"", "bridge.toml:1: store.url: after the host comes the name of the database: mysql://USER@HOST:PORT/DATABASE"),
+    ("store.url = \"postgres:u@h/d\"", "bridge.toml:1: store.url: postgres: must be followed by //; expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE"),
+    ("store.url = \"postgres://u@h/a/b\"", "bridge.toml:1: store.url: after the host comes the name of the database: postgres://USER@HOST:PORT/DATABASE"),
+    ("store.url = \"postgres://u@h:0/d\"", "bridge.toml:1: store.url: after the host and a colon comes the port, from 1 to 65535"),
+    ("store.url = \"postgres://u@::1/d\"", "bridge.toml:1: store.url: an IPv6 address stands in brackets: [::1]:5432"),
+    ("store.url = \"postgres://u@a,b/d\"", "bridge.toml:1: store.url: names several hosts: one is taken, such as that of a balancer which knows the primary server"),
+    ("store.url = \"postgres://u:x?y@h/d\"", "bridge.toml:1: store.url: has a ? before an @: in a password, write it as %3F"),
+    ("store.url = \"postgres://u:x#y@h/d\"", "bridge.toml:1: store.url: has a # in it: in a password, write it as %23"),
+    ("store.url = \"postgres://u@h/d?sslmod=require\"", "bridge.toml:1: store.url: has an option that is not known here: there are sslmode and max_connections; did you mean `sslmode`?"),
+    ("store.url = \"mysql://u@h/d?x=1\"", "bridge.toml:1: store.url: has an option that is not known here: there are ssl-mode and max_connections"),
+    ("store.url = \"postgres://u@h/d?sslmode=allow\"", "bridge.toml:1: store.url: sslmode is one of disable, prefer, require, verify-ca, verify-full"),
+    ("store.url = \"mysql://u@h/d?max_connections=0\"", "bridge.toml:1: store.url: max_connections is a number from 1 to 1000"),
+    ("store.url = \"postgre://u@h/d\"", "bridge.toml:1: store.url: no such kind of store: expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE; did you mean `postgres:`?"),
+    ("store.url = \"postgres://u@h/d\"\nstore.wait_replicas = 1", "bridge.toml:2: store.wait_replicas: is for a store in Redis, and store.url names another one"),
+    ("store.url = \"postgres://u@h/d\"\nnear_cache.enabled = true", "bridge.toml:2: near_cache.enabled: is for a store in Redis; the one that store.url names does not tell of changes"),
 ];
 
 #[test]

@@ -9,8 +9,10 @@ use super::document::Node;
 use super::reader::{Fault, nearest};
 
 mod servers;
+mod sql;
 
 pub use servers::{Address, RedisTopology, RedisUrl};
+pub use sql::{Encryption, SqlKind, SqlUrl};
 
 /// Where the backend is: a host and a port, spoken to in clear or over TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +123,8 @@ pub enum StoreUrl {
     },
     /// In Redis or Valkey.
     Redis(RedisUrl),
+    /// In PostgreSQL, MySQL or MariaDB.
+    Sql(SqlUrl),
 }
 
 /// The URL without user name and password, for people to read.
@@ -130,13 +134,21 @@ impl fmt::Display for StoreUrl {
             Self::Memory => f.write_str("memory:"),
             Self::Sqlite { path } => write!(f, "sqlite://{}", path.display()),
             Self::Redis(url) => url.fmt(f),
+            Self::Sql(url) => url.fmt(f),
         }
     }
 }
 
+/// The names of all schemes but `memory:`.
+fn schemes() -> impl Iterator<Item = &'static str> {
+    let others = servers::schemes().chain(sql::schemes());
+    std::iter::once("sqlite").chain(others)
+}
+
 pub(super) fn store_url(node: &Node) -> Result<StoreUrl, Fault> {
-    const EXPECTED: &str = "expected memory:, sqlite://PATH or redis://HOST:PORT/DB";
-    const LATER: [&str; 4] = ["memcached", "postgres", "postgresql", "mysql"];
+    const EXPECTED: &str = "expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE or \
+                            mysql://USER@HOST/DATABASE";
+    const LATER: [&str; 1] = ["memcached"];
     let text = node.text()?;
     if text == "memory:" {
         return Ok(StoreUrl::Memory);
@@ -145,8 +157,7 @@ pub(super) fn store_url(node: &Node) -> Result<StoreUrl, Fault> {
     let Some(rest) = rest.strip_prefix("//") else {
         return Err(match scheme {
             "memory" => node.fault("a store in memory is written \"memory:\""),
-            "sqlite" => node.fault(format!("{scheme}: must be followed by //; {EXPECTED}")),
-            _ if servers::schemes().any(|name| name == scheme) => {
+            _ if schemes().any(|name| name == scheme) => {
                 node.fault(format!("{scheme}: must be followed by //; {EXPECTED}"))
             }
             _ => no_such_kind(node, scheme, &LATER, EXPECTED),
@@ -155,10 +166,13 @@ pub(super) fn store_url(node: &Node) -> Result<StoreUrl, Fault> {
     match scheme {
         "memory" => Err(node.fault("a store in memory is written \"memory:\"")),
         "sqlite" => sqlite(node, rest),
-        _ => match servers::redis_url(node, scheme, rest) {
-            Some(url) => url.map(StoreUrl::Redis),
-            None => Err(no_such_kind(node, scheme, &LATER, EXPECTED)),
-        },
+        _ => {
+            let redis = || servers::redis_url(node, scheme, rest).map(|url| url.map(StoreUrl::Redis));
+            let sql = || sql::sql_url(node, scheme, rest).map(|url| url.map(StoreUrl::Sql));
+            redis()
+                .or_else(sql)
+                .unwrap_or_else(|| Err(no_such_kind(node, scheme, &LATER, EXPECTED)))
+        }
     }
 }
 
@@ -166,7 +180,7 @@ fn no_such_kind(node: &Node, scheme: &str, later: &[&str], expected: &str) -> Fa
     if let Some(later) = later.iter().find(|later| **later == scheme) {
         return node.fault(format!("a {later}:// store is not available in this version"));
     }
-    let hint = nearest(scheme, ["memory", "sqlite"].into_iter().chain(servers::schemes()));
+    let hint = nearest(scheme, std::iter::once("memory").chain(schemes()));
     let hint = hint.map_or_else(String::new, |near| format!("; did you mean `{near}:`?"));
     node.fault(format!("no such kind of store: {expected}{hint}"))
 }

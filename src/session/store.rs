@@ -359,7 +359,7 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Whether the store can serve reads and writes just now.
     fn ping(&self) -> StoreFuture<'_, ()>;
 
-    /// A short name of the kind of store, for logs and metrics: `memory`, `sqlite`, `redis`.
+    /// A short name of the kind of store, for logs and metrics: `memory`, `sqlite`, `redis`, `postgres`, `mysql`.
     fn kind(&self) -> &'static str;
 
     /// What it counts itself, for metrics. A layer over a store passes on what that counts.

@@ -11,7 +11,7 @@ use crate::session::store::{
 };
 
 /// The record and the lease of one key.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slot {
     /// The record; it may have expired. Ask [`Slot::current`] for what may be seen.
     pub(super) record: Option<Stored>,
@@ -114,6 +114,17 @@ impl Slot {
             .map(|record| record.expires_at)
             .max(self.lease.useless_at())
     }
+
+    /// The first moment after `now` at which anything of this runs out: what is decided at `now` holds until then.
+    pub(super) fn holds_until(&self, now: Timestamp) -> Timestamp {
+        let times = [
+            self.record.as_ref().map(|record| record.expires_at),
+            self.lease.holder.map(|(_, until)| until),
+            self.lease.barren.map(|(_, until)| until),
+        ];
+        let ahead = times.into_iter().flatten().filter(|at| *at > now);
+        ahead.min().unwrap_or(Timestamp::MAX)
+    }
 }
 
 /// The record, unless it has expired.
@@ -138,9 +149,9 @@ fn after(now: Timestamp, ttl: Duration) -> Timestamp {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lease {
     /// The holder, and until when; that may have passed.
-    holder: Option<(LeaseToken, Timestamp)>,
+    pub(super) holder: Option<(LeaseToken, Timestamp)>,
     /// How many leaders ended barren, and until when that is remembered; that may have passed.
-    barren: Option<(u32, Timestamp)>,
+    pub(super) barren: Option<(u32, Timestamp)>,
 }
 
 impl Lease {

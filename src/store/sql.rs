@@ -1,4 +1,5 @@
-//! The store in an SQLite file: one process on one machine, and all of it there again after a restart.
+//! The store in an SQLite file: one process on one machine, and all of it there again after a restart. The stores in
+//! database [`server`]s lie beside it.
 //!
 //! * **The memory of the process is the truth**, the file is what survives it. A lock file beside the database
 //!   (`<path>.lock`) keeps any other process out. Records that were used lately are served from memory (64 MiB of
@@ -12,6 +13,7 @@
 //!   the middle, or whose outcome did not come by the deadline, is [`StoreError::Ambiguous`].
 
 mod cache;
+pub mod server;
 mod table;
 mod writer;
 

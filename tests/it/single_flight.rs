@@ -9,8 +9,10 @@ use tokio::time::Instant;
 
 use crate::support::InstallId;
 use crate::support::client::Call;
-use crate::support::fleet::Fleet;
+use crate::support::fleet::{self, Fleet};
 use crate::support::raw::RawStream;
+use crate::support::shop::Shop;
+use crate::support::sql::{Kind, SqlServer};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -39,6 +41,44 @@ async fn a_thousand_first_requests_on_three_replicas_start_one_session() {
         1000,
         "and none was lost"
     );
+}
+
+/// The same over another store than Redis, and once more with two hundred installations at once.
+async fn storm(store: &str) {
+    let shop = Shop::start().await;
+    shop.set_start_delay(Duration::from_millis(300));
+    let bridges = fleet::start(3, &fleet::builder(&shop, store)).await;
+    let at_once = async |id: &InstallId, count: usize| {
+        let calls = (0..count).map(|n| bridges[n % 3].ok(Call::post("/basket/add").of(id)));
+        join_all(calls).await
+    };
+    let id = InstallId::random();
+    let answers = at_once(&id, 1000).await;
+    assert_eq!(shop.sessions_started(), 1);
+    assert_eq!(sessions(&answers).len(), 1, "all of them were in that session");
+    assert_eq!(
+        bridges[0].ok(Call::post("/basket").of(&id)).await["basket"],
+        1000,
+        "and none was lost"
+    );
+    shop.set_start_delay(Duration::from_millis(50));
+    let ids: Vec<_> = (0..200).map(|_| InstallId::random()).collect();
+    let answers = join_all(ids.iter().map(|id| at_once(id, 5))).await;
+    assert_eq!(shop.sessions_started(), 201);
+    assert!(answers.iter().all(|answers| sessions(answers).len() == 1));
+    assert_eq!(sessions(&answers.concat()).len(), 200, "nobody shares a session");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_first_requests_start_one_session_over_postgres() {
+    let server = SqlServer::start(Kind::Postgres);
+    storm(&server.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_first_requests_start_one_session_over_mariadb() {
+    let server = SqlServer::start(Kind::MariaDb);
+    storm(&server.url()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ mod redis;
 mod sealed;
 mod secured;
 mod sentinel;
+mod sql;
 mod sqlite;
 
 use std::future::Future;

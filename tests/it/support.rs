@@ -14,6 +14,7 @@ pub(crate) mod real;
 pub(crate) mod redis;
 pub(crate) mod sentinel;
 pub(crate) mod shop;
+pub(crate) mod sql;
 pub(crate) mod witness;
 
 use std::collections::BTreeSet;

@@ -171,7 +171,7 @@ fn parse(form: Form, rest: &str) -> Result<Parsed, String> {
     Ok((username, password, topology, shown))
 }
 
-fn read_login(login: &str) -> Result<(Option<Secret>, Option<Secret>), String> {
+pub(super) fn read_login(login: &str) -> Result<(Option<Secret>, Option<Secret>), String> {
     const ENCODE: &str = "in a user name or password, write @ : / [ ] % and what is not ASCII as %40 and so on";
     let (username, password) = login.split_once(':').unwrap_or((login, ""));
     if login.contains(['@', '[', ']']) || password.contains(':') {
@@ -186,7 +186,7 @@ fn read_login(login: &str) -> Result<(Option<Secret>, Option<Secret>), String> {
 }
 
 /// The text behind visible ASCII in which `%XX` stands for a byte of UTF-8.
-fn decode(text: &str) -> Option<String> {
+pub(super) fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -204,18 +204,13 @@ fn decode(text: &str) -> Option<String> {
 }
 
 fn addresses(form: Form, hosts: &str) -> Result<Vec<Address>, String> {
-    let address = |text| address(text, form);
+    let address = |text| address(text, form.example(), form.default_port());
     hosts.split(',').map(address).collect()
 }
 
-/// A host, and a port from 1 to 65535 or none.
-fn address(text: &str, form: Form) -> Result<Address, String> {
-    let expected = || {
-        format!(
-            "expected {}; in a password, write / as %2F and @ as %40",
-            form.example()
-        )
-    };
+/// A host, and a port from 1 to 65535 or none; `example` is the URL as it should be.
+pub(super) fn address(text: &str, example: &str, default_port: u16) -> Result<Address, String> {
+    let expected = || format!("expected {example}; in a password, write / as %2F and @ as %40");
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']').ok_or_else(expected)?;
@@ -228,7 +223,7 @@ fn address(text: &str, form: Form) -> Result<Address, String> {
             let end = text.find(':').unwrap_or(text.len());
             let (host, port) = text.split_at_checked(end).unwrap_or((text, ""));
             if port.matches(':').count() > 1 {
-                return Err("an IPv6 address stands in brackets: [::1]:6379".into());
+                return Err(format!("an IPv6 address stands in brackets: [::1]:{default_port}"));
             }
             let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
             if host.is_empty() || !host.bytes().all(fine) {
@@ -241,7 +236,7 @@ fn address(text: &str, form: Form) -> Result<Address, String> {
         Some(port) => number::<u16>(port)
             .filter(|port| *port != 0)
             .ok_or("after the host and a colon comes the port, from 1 to 65535")?,
-        None if port.is_empty() => form.default_port(),
+        None if port.is_empty() => default_port,
         None => return Err(expected()),
     };
     Ok(Address {

@@ -22,20 +22,8 @@ impl Fleet {
     /// `replicas` processes, each configured by `configure`.
     pub(crate) async fn configured(replicas: usize, configure: impl FnOnce(BridgeBuilder) -> BridgeBuilder) -> Self {
         let (shop, redis) = (Shop::start().await, RedisServer::start());
-        let builder = Bridge::before(&shop.url())
-            .store(&redis.url())
-            // Thousands of requests at once, unoptimised, on a machine that does other things too: the usual deadlines
-            // would be missed for that alone.
-            .set("store.timeout", "5s")
-            .set("upstream.connect_timeout", "10s")
-            .set("session.create_wait", "30s")
-            .id_cookies(&["sid"])
-            .auth_paths(&["/login*", "/logout*"]);
-        let builder = configure(builder);
-        let mut bridges = Vec::new();
-        for _ in 0..replicas {
-            bridges.push(builder.clone().start().await);
-        }
+        let builder = configure(builder(&shop, &redis.url()));
+        let bridges = start(replicas, &builder).await;
         Self {
             shop,
             bridges,
@@ -48,4 +36,26 @@ impl Fleet {
     pub(crate) fn turn(&self, step: usize) -> &Bridge {
         &self.bridges[step % self.bridges.len()]
     }
+}
+
+/// The usual settings, with the store at this URL.
+pub(crate) fn builder(shop: &Shop, store: &str) -> BridgeBuilder {
+    Bridge::before(&shop.url())
+        .store(store)
+        // Thousands of requests at once, unoptimised, on a machine that does other things too: the usual deadlines would
+        // be missed for that alone.
+        .set("store.timeout", "5s")
+        .set("upstream.connect_timeout", "10s")
+        .set("session.create_wait", "30s")
+        .id_cookies(&["sid"])
+        .auth_paths(&["/login*", "/logout*"])
+}
+
+/// Starts `replicas` processes.
+pub(crate) async fn start(replicas: usize, builder: &BridgeBuilder) -> Vec<Bridge> {
+    let mut bridges = Vec::new();
+    for _ in 0..replicas {
+        bridges.push(builder.clone().start().await);
+    }
+    bridges
 }
