@@ -18,6 +18,7 @@
 mod cells;
 pub mod memory;
 pub mod near_cache;
+mod patience;
 pub mod redis;
 pub mod sealed;
 mod shards;

@@ -21,10 +21,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::patience::within;
 use super::slot::Slot;
 use crate::session::clock::{Clock, Timestamp};
+use crate::session::quota::{Place, Quota, Taken};
 use crate::session::store::{
     Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreError,
     StoreFuture, StoreStats, Stored, Unreadable, Version,
@@ -93,7 +96,12 @@ pub(super) struct CellStore<C> {
     clock: Arc<dyn Clock>,
     timeout: Duration,
     closed: AtomicBool,
+    /// Whose turn it is to count: many do at once in one cell, and would outdo one another over and over.
+    counting: Box<[Mutex<()>]>,
 }
+
+/// How many cells may be counted in at once by this process, at most.
+const COUNTERS: usize = 64;
 
 impl<C: Cells> CellStore<C> {
     /// `clock` tells the `expires_at` of records, nothing else. `timeout` is the deadline of every call.
@@ -103,7 +111,33 @@ impl<C: Cells> CellStore<C> {
             clock,
             timeout,
             closed: AtomicBool::new(false),
+            counting: (0..COUNTERS).map(|_| Mutex::default()).collect(),
         }
+    }
+
+    /// Changes the tally of `key`, one call of this process after the other.
+    async fn count<T: Send>(
+        &self,
+        key: &Key,
+        quota: Quota,
+        decide: impl Fn(&mut Slot, Timestamp, Quota) -> T + Send + Sync,
+    ) -> Result<T, StoreError> {
+        let by = self.deadline()?;
+        // What is kept for too short a time would let more pass than the quota does.
+        let quota = Quota {
+            within: self.cells.kept(quota.within),
+            ..quota
+        };
+        let [.., last] = key.as_bytes();
+        let Some(counter) = self.counting.get(usize::from(*last) % COUNTERS) else {
+            return Err(StoreError::Unavailable("there is no counter".into()));
+        };
+        let Some(_turn) = within(by, counter.lock()).await else {
+            return Err(StoreError::Unavailable("too many count at once".into()));
+        };
+        let ttl = Some(quota.memory());
+        let decide = |slot: &mut Slot, now| decide(slot, now, quota);
+        self.change_by(by, key, ttl, decide).await.map(|(outcome, _)| outcome)
     }
 
     fn deadline(&self) -> Result<Instant, StoreError> {
@@ -125,7 +159,16 @@ impl<C: Cells> CellStore<C> {
         ttl: Option<Duration>,
         decide: impl Fn(&mut Slot, Timestamp) -> T + Send + Sync,
     ) -> Result<(T, Timestamp), StoreError> {
-        let by = self.deadline()?;
+        self.change_by(self.deadline()?, key, ttl, decide).await
+    }
+
+    async fn change_by<T: Send>(
+        &self,
+        by: Instant,
+        key: &Key,
+        ttl: Option<Duration>,
+        decide: impl Fn(&mut Slot, Timestamp) -> T + Send + Sync,
+    ) -> Result<(T, Timestamp), StoreError> {
         loop {
             let reading = self
                 .cells
@@ -278,6 +321,14 @@ impl<C: Cells> SessionStore for CellStore<C> {
             let decide = |slot: &mut Slot, now| slot.lease.release(now, token, end);
             self.change(key, None, decide).await.map(drop)
         })
+    }
+
+    fn take_place<'a>(&'a self, key: &'a Key, quota: Quota, _: Timestamp) -> StoreFuture<'a, Taken> {
+        Box::pin(self.count(key, quota, Slot::take_place))
+    }
+
+    fn give_back<'a>(&'a self, key: &'a Key, quota: Quota, place: Place) -> StoreFuture<'a, ()> {
+        Box::pin(self.count(key, quota, move |slot, now, quota| slot.give_back(now, quota, place)))
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

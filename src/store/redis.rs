@@ -24,7 +24,6 @@ mod gather;
 mod layout;
 mod link;
 mod options;
-mod patience;
 mod place;
 mod replicas;
 mod scripts;

@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::gather::Gather;
-use super::patience;
 use super::tracking::{Fed, Feed, Tracking};
+use crate::store::patience;
 use crate::tls;
 
 /// An attempt to connect and to log in ends after the time-out of calls, but neither before nor after these.

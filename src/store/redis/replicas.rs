@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use super::link::Link;
-use super::patience;
+use crate::store::patience;
 
 /// At most so often it is told that replicas are behind.
 const TELL_EVERY: Duration = Duration::from_secs(10);

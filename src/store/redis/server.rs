@@ -7,9 +7,9 @@ use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerError, Value};
 use tokio::time::Instant;
 
 use super::link::{Link, Up};
-use super::patience;
 use crate::session::copies::Pass;
 use crate::session::store::{Key, StoreError};
+use crate::store::patience;
 
 /// What a command does: by which connection it goes, and what the loss of its answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,10 +27,10 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::layout::key_of;
-use super::patience;
 use crate::session::copies::{Pass, Promise, Standing};
 use crate::session::store::Key;
 use crate::store::near_cache::Listener;
+use crate::store::patience;
 
 /// For how long a connection is believed that nothing was heard of, beside the time that an answer may take. It is asked
 /// after two seconds of silence at the latest, see `link`.

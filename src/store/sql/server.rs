@@ -34,6 +34,7 @@ use self::statements::Statements;
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::store::{Key, SessionStore, StoreError, StoreStats};
 use crate::store::cells::{Cell, CellStore, Cells, Reading};
+use crate::store::patience::within;
 
 /// Records and leases in a database server. It connects when it is asked: a server that is not there yet is no error
 /// here, see [`SessionStore::ping`]. `clock` tells the `expires_at` of records, nothing else.
@@ -85,9 +86,9 @@ impl Rows {
         }
         let mut prepared = self.prepared.clone();
         let until = prepared.wait_for(|prepared| matches!(prepared, Prepared::Yes));
-        match tokio::time::timeout_at(by, until).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => match &*self.prepared.borrow() {
+        match within(by, until).await {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(_)) | None => match &*self.prepared.borrow() {
                 Prepared::Yes => Ok(()),
                 Prepared::NotYet(why) => Err(StoreError::Unavailable(why.clone())),
             },
@@ -114,17 +115,17 @@ impl Cells for Rows {
         let name = self.name(key);
         for again in [true, false] {
             let mut lent = self.pool.take(by).await?;
-            match tokio::time::timeout_at(by, lent.fetch(self.statements.read, &name)).await {
-                Ok(Ok(row)) => {
+            match within(by, lent.fetch(self.statements.read, &name)).await {
+                Some(Ok(row)) => {
                     lent.give_back();
                     return rows::reading(row.as_ref());
                 }
-                Ok(Err(error)) if connection::is_broken(&error) && again => self.pool.forget_idle(),
-                Ok(Err(error)) => {
+                Some(Err(error)) if connection::is_broken(&error) && again => self.pool.forget_idle(),
+                Some(Err(error)) => {
                     lent.settle(&error);
                     return Err(StoreError::Unavailable(connection::reason(&error)));
                 }
-                Err(_) => return Err(StoreError::Timeout),
+                None => return Err(StoreError::Timeout),
             }
         }
         Err(StoreError::Unavailable("the connection was lost".into()))
@@ -159,12 +160,12 @@ impl Cells for Rows {
             }
         };
         let mut lent = self.pool.take(by).await?;
-        match tokio::time::timeout_at(by, lent.execute(statement, &values)).await {
-            Ok(Ok(rows)) => {
+        match within(by, lent.execute(statement, &values)).await {
+            Some(Ok(rows)) => {
                 lent.give_back();
                 Ok(rows > 0)
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 lent.settle(&error);
                 match connection::fate(&error) {
                     Fate::Outdone => Ok(false),
@@ -173,7 +174,7 @@ impl Cells for Rows {
                 }
             }
             // Dropped, the connection is closed.
-            Err(_) => Err(StoreError::Ambiguous("no answer in time".into())),
+            None => Err(StoreError::Ambiguous("no answer in time".into())),
         }
     }
 
@@ -181,21 +182,21 @@ impl Cells for Rows {
         self.prepared(by).await?;
         for again in [true, false] {
             let mut lent = self.pool.take(by).await?;
-            match tokio::time::timeout_at(by, lent.execute(self.statements.probe, &[])).await {
-                Ok(Ok(_)) => {
+            match within(by, lent.execute(self.statements.probe, &[])).await {
+                Some(Ok(_)) => {
                     lent.give_back();
                     return Ok(());
                 }
-                Ok(Err(error)) if outdone(&error) => {
+                Some(Err(error)) if outdone(&error) => {
                     lent.give_back();
                     return Ok(());
                 }
-                Ok(Err(error)) if connection::is_broken(&error) && again => self.pool.forget_idle(),
-                Ok(Err(error)) => {
+                Some(Err(error)) if connection::is_broken(&error) && again => self.pool.forget_idle(),
+                Some(Err(error)) => {
                     lent.settle(&error);
                     return Err(StoreError::Unavailable(connection::reason(&error)));
                 }
-                Err(_) => return Err(StoreError::Timeout),
+                None => return Err(StoreError::Timeout),
             }
         }
         Err(StoreError::Unavailable("the connection was lost".into()))

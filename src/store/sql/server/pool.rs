@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::connection::{self, Connection, Row, Value};
 use super::options::SqlOptions;
 use crate::session::store::StoreError;
+use crate::store::patience::within;
 
 /// An unused connection is closed after that: before a firewall between has forgotten it, say.
 const IDLE: Duration = Duration::from_secs(60);
@@ -72,11 +73,11 @@ impl Pool {
 
     /// A connection for one call.
     pub(super) async fn take(self: &Arc<Self>, by: Instant) -> Result<Lent, StoreError> {
-        let permit = tokio::time::timeout_at(by, Arc::clone(&self.permits).acquire_owned()).await;
+        let permit = within(by, Arc::clone(&self.permits).acquire_owned()).await;
         let mut permit = match permit {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(_)) => return Err(closed()),
-            Err(_) => {
+            Some(Ok(permit)) => permit,
+            Some(Err(_)) => return Err(closed()),
+            None => {
                 let all = self.options.max_connections;
                 return Err(StoreError::Unavailable(format!("all {all} connections are in use")));
             }
@@ -99,11 +100,11 @@ impl Pool {
                     return Err(StoreError::Unavailable(why));
                 }
                 Step::Wait(until, _) => tokio::time::sleep_until(until).await,
-                Step::Dial => match tokio::time::timeout_at(by, self.dial(permit)).await {
-                    Ok(Ok(Ok(lent))) => return Ok(lent),
-                    Ok(Ok(Err(returned))) => permit = returned,
-                    Ok(Err(_)) => return Err(closed()),
-                    Err(_) => return Err(StoreError::Unavailable("no connection could be made in time".into())),
+                Step::Dial => match within(by, self.dial(permit)).await {
+                    Some(Ok(Ok(lent))) => return Ok(lent),
+                    Some(Ok(Err(returned))) => permit = returned,
+                    Some(Err(_)) => return Err(closed()),
+                    None => return Err(StoreError::Unavailable("no connection could be made in time".into())),
                 },
             }
         }

@@ -1,4 +1,4 @@
-//! A deadline that tells a slow Redis from a busy process.
+//! A deadline that tells a slow server from a busy process.
 //!
 //! When thousands of requests arrive in one moment, an answer may lie in the socket, long since there, while the tasks
 //! that would read it wait for their turn. Calling that an outage would refuse requests for nothing, and suspect a good
