@@ -8,7 +8,10 @@ use tokio::time::Instant;
 
 use crate::support::bridge::{Bridge, BridgeBuilder};
 use crate::support::client::Call;
+use crate::support::cluster::ClusterNodes;
 use crate::support::fleet::Fleet;
+use crate::support::redis::RedisServer;
+use crate::support::shop::Shop;
 use crate::support::{InstallId, eventually, scaled};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -188,6 +191,27 @@ async fn without_a_promise_no_copy_is_served_though_there_are_some() {
         one.logs().contains("CLIENT TRACKING")
     })
     .await;
+}
+
+/// What a node says of a key that is elsewhere is no refusal to tell of changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_move_of_a_slot_is_not_told_as_a_want_of_promises() {
+    let (cluster, shop) = (ClusterNodes::start().await, Shop::start().await);
+    let builder = Bridge::before(&shop.url()).id_cookies(&["sid"]).store(&cluster.url());
+    let bridge = with_near_cache(builder).start().await;
+    let id = InstallId::random();
+    let session = bridge.ok(Call::get("/basket").of(&id)).await["session"].clone();
+    for round in 0..3 {
+        copied(&bridge, &id).await;
+        let records = cluster.nodes.iter().flat_map(RedisServer::keys);
+        let mut records = records;
+        let record = records.find(|key| key.ends_with('}')).expect("a record");
+        let to = (cluster.master_of(&record) + 1) % 3;
+        cluster.move_slot(cluster.slot(&record), to);
+        let seen = bridge.ok(Call::get("/basket").of(&id)).await;
+        assert_eq!(seen["session"], session, "round {round}");
+    }
+    assert!(!bridge.logs().contains("CLIENT TRACKING"), "{}", bridge.logs());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -156,6 +156,8 @@ impl Server {
         let [left, answer] = self
             .send_together([left, get], Effect::Read, deadline, connection)
             .await?;
+        // What it says to both is no matter of what is told.
+        let answer = self.told(answer)?;
         let pass = match left {
             Value::Int(millis) => Some(Pass {
                 lives: u64::try_from(millis).ok().map(Duration::from_millis),
@@ -167,7 +169,7 @@ impl Server {
             }
             _ => None,
         };
-        Ok((self.told(answer)?, pass))
+        Ok((answer, pass))
     }
 
     /// Asks several things that nothing comes between, on a connection later than number `after`. A refusal of one of
