@@ -144,7 +144,6 @@ impl App {
                 metrics: Arc::clone(&metrics),
                 upstream,
                 tasks: shutdown.drain().work(),
-                forced: shutdown.drain().forced_token(),
             },
         )?);
         let ops = ops_router(config, Arc::clone(&readiness), metrics, sessions, Arc::clone(&pending));

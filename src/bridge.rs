@@ -47,9 +47,7 @@ use axum::body::Body;
 use http::header::{CONTENT_LENGTH, UPGRADE};
 use http::request::Parts as Head;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
-use hyper::upgrade::OnUpgrade;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use access::ApiKeys;
@@ -80,7 +78,7 @@ use crate::session::merge::{Effect, Said};
 use crate::session::record::{Rank, Snapshot};
 use crate::session::store::Key;
 use crate::wire::headers;
-use crate::wire::server::{UnderWay, Unnamed};
+use crate::wire::server::{Informer, UnderWay, Unnamed};
 use crate::wire::upgrade;
 use crate::wire::upstream::{Upstream, UpstreamBody, UpstreamError};
 
@@ -112,8 +110,6 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Work that outlives its request.
     pub tasks: TaskTracker,
-    /// Cancelled when tunnels must end.
-    pub forced: CancellationToken,
     /// Whether a request without an Install ID is refused (rule I3).
     pub reject_missing: bool,
     /// Whether requests go on without a session while the store is down (rule F2).
@@ -203,7 +199,7 @@ impl Bridge {
             None => None,
         };
 
-        let client_upgrade = head.extensions.remove::<OnUpgrade>();
+        let informer = head.extensions.remove::<Informer>();
         let rank = route.rank(&head);
         let host = parts.outbound.host(&head);
         let path = head.uri.path().to_owned();
@@ -216,7 +212,9 @@ impl Bridge {
 
         dispatched.mark();
         let outgoing = self.outgoing((head, body), peer, held.as_ref(), &origin, journal);
-        let (mut response, mut cookies) = self.exchange(outgoing, route, held.as_mut(), journal).await?;
+        let (mut response, mut cookies) = self
+            .exchange(outgoing, informer.as_ref(), route, held.as_mut(), journal)
+            .await?;
 
         // Rule C4: of a request that went with a dead session nothing is left but the wish.
         let mut is_lost = false;
@@ -231,7 +229,9 @@ impl Bridge {
             };
             held = self.acquire(dead.key, asks, journal).await?;
             let outgoing = self.outgoing((head, kept.body()), peer, held.as_ref(), &origin, journal);
-            (response, cookies) = self.exchange(outgoing, route, held.as_mut(), journal).await?;
+            (response, cookies) = self
+                .exchange(outgoing, informer.as_ref(), route, held.as_mut(), journal)
+                .await?;
             is_lost = lost.shows(&answered(&response, &cookies, &origin));
             parts.metrics.session_lost(if is_lost {
                 LostAnswer::Refused
@@ -256,7 +256,7 @@ impl Bridge {
             // Not for want of a session: it is the log-in that is missing, and the client is to know.
             return Err(Refusal::SessionLost);
         }
-        Ok(self.connect_upgrade(response, client_upgrade))
+        Ok(response)
     }
 
     /// Stage 1: the Install ID, where the route has one.
@@ -425,12 +425,20 @@ impl Bridge {
     async fn exchange(
         &self,
         outgoing: Request<Body>,
+        informer: Option<&Informer>,
         route: &Route,
         held: Option<&mut Held>,
         journal: &mut Journal,
     ) -> Result<(Response<UpstreamBody>, Vec<HeaderValue>), Refusal> {
         let asked = outgoing.headers().get(UPGRADE).cloned();
-        let result = self.parts.upstream.send(outgoing, route.response_timeout).await;
+        let inform = |mut interim: Response<()>| {
+            if let Some(informer) = informer.filter(|_| interim.status() != StatusCode::CONTINUE) {
+                inbound::clean_interim(interim.headers_mut());
+                informer.send(&interim);
+            }
+        };
+        let upstream = &self.parts.upstream;
+        let result = upstream.send_informed(outgoing, route.response_timeout, inform).await;
         journal.responded();
         let mut response = result.map_err(|error| {
             journal.cause(&error);
@@ -540,22 +548,6 @@ impl Bridge {
                 (landing, _) => lead.end(landing).await,
             }
         });
-    }
-
-    /// After a 101, the two connections are joined (rule H4).
-    fn connect_upgrade(&self, mut response: Response<Body>, client: Option<OnUpgrade>) -> Response<Body> {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS
-            && let Some(client) = client
-            && let Some(backend) = response.extensions_mut().remove::<OnUpgrade>()
-        {
-            let stop = self.parts.forced.clone();
-            self.parts.tasks.spawn(async move {
-                if let Err(error) = upgrade::tunnel(client, backend, stop).await {
-                    tracing::debug!(%error, "an upgraded connection broke");
-                }
-            });
-        }
-        response
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! # The life of a request
 //!
-//! 1. [`wire::server`] accepts the connection, checks the framing of every head byte by byte and hands hyper only
+//! 1. [`wire::server`] accepts the connection, checks the framing of every request byte by byte and hands on only
 //!    what is unambiguous.
 //! 2. [`app`] routes it: the health path is answered here, everything else is for [`bridge`].
 //! 3. [`bridge::identify`] finds the Install ID, in the header or in the JSON body.

@@ -1,6 +1,8 @@
 //! HTTP without meaning: connections, framing, fields. Nothing here knows of sessions.
 
+mod h1;
 pub mod headers;
+mod reading;
 pub mod server;
 pub mod strict;
 mod timer;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -319,7 +318,6 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) upstream: Upstream,
     pub(super) tasks: TaskTracker,
-    pub(super) forced: CancellationToken,
 }
 
 pub(super) fn bridge(config: &Config, shared: Shared) -> Result<bridge::Parts, StartError> {
@@ -329,7 +327,6 @@ pub(super) fn bridge(config: &Config, shared: Shared) -> Result<bridge::Parts, S
         metrics,
         upstream,
         tasks,
-        forced,
     } = shared;
     let keys = config.access.api_keys.iter().map(|key| key.expose().to_owned());
     Ok(bridge::Parts {
@@ -362,7 +359,6 @@ pub(super) fn bridge(config: &Config, shared: Shared) -> Result<bridge::Parts, S
         upstream,
         metrics,
         tasks,
-        forced,
         lost: lost(&config.session.lost),
         replay_body: config.session.replay_body,
         stateless_on_outage: config.session.on_store_error == OnStoreError::Stateless,

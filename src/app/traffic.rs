@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::service::Service;
 
 use crate::bridge::Bridge;
@@ -17,7 +16,7 @@ use crate::config::Config;
 use crate::ops::health::Readiness;
 use crate::session::clock::Clock;
 use crate::wire::headers;
-use crate::wire::server::{ClientAddr, with_body};
+use crate::wire::server::ClientAddr;
 
 /// Where requests go. Every request of every client comes through here: no router, since there is one path to know.
 #[derive(Clone)]
@@ -44,12 +43,12 @@ impl Traffic {
 }
 
 impl Health {
-    fn is_asked(&self, request: &Request<Incoming>) -> bool {
+    fn is_asked(&self, request: &Request<Body>) -> bool {
         request.uri().path() == self.path && matches!(*request.method(), Method::GET | Method::HEAD)
     }
 
     /// Answers of the bridge's own carry the request ID as those of the backend do.
-    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+    fn answer(&self, request: &Request<Body>) -> Response<Body> {
         let mut response = self.readiness.response().map(Body::from);
         let id = headers::request_id(request.headers(), self.clock.now().as_millis());
         response.headers_mut().insert(&headers::X_REQUEST_ID, id);
@@ -57,17 +56,17 @@ impl Health {
     }
 }
 
-impl Service<Request<Incoming>> for Traffic {
+impl Service<Request<Body>> for Traffic {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Answer;
 
-    fn call(&self, request: Request<Incoming>) -> Answer {
+    fn call(&self, request: Request<Body>) -> Answer {
         if let Some(health) = self.health.as_ref().filter(|health| health.is_asked(&request)) {
             return Answer::Ready(Some(health.answer(&request)));
         }
         match request.extensions().get::<ClientAddr>() {
-            Some(&ClientAddr(peer)) => Answer::Bridge(self.bridge.clone().handle(peer, with_body(request))),
+            Some(&ClientAddr(peer)) => Answer::Bridge(self.bridge.clone().handle(peer, request)),
             // Not from our edge, which names the peer of every connection: nothing is known of who asks.
             None => {
                 let mut response = Response::new(Body::empty());

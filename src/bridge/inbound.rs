@@ -9,6 +9,8 @@ use http::header::{CACHE_CONTROL, HeaderName, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderValue};
 use http_body::{Frame, SizeHint};
 
+use crate::wire::headers;
+
 /// Its predecessor (RFC 2965), which no browser reads any more and no client should see either.
 const SET_COOKIE2: HeaderName = HeaderName::from_static("set-cookie2");
 
@@ -30,6 +32,13 @@ pub fn take_cookies(headers: &mut HeaderMap, install_id: Option<&HeaderName>) ->
     headers.remove(SET_COOKIE2);
     keep_out_of_caches(headers);
     taken
+}
+
+/// Makes an informational response one for the client: without cookies, and without what was meant for the bridge alone.
+pub fn clean_interim(fields: &mut HeaderMap) {
+    headers::strip_response(fields);
+    fields.remove(SET_COOKIE);
+    fields.remove(SET_COOKIE2);
 }
 
 /// Rule J5: what was not cacheable for its `Set-Cookie` must not become so by losing it.
@@ -103,8 +112,6 @@ pub struct InboundBody<B: http_body::Body, H> {
     body: B,
     /// The backend has told the length.
     sized: bool,
-    /// The error that ends the body, while what came before it is written.
-    failed: Option<B::Error>,
     /// Dropped at the end of the body, however it ends.
     held: Option<H>,
 }
@@ -119,7 +126,6 @@ where
         Body::new(Self {
             body,
             sized,
-            failed: None,
             held: Some(held),
         })
     }
@@ -133,9 +139,6 @@ impl<B: http_body::Body<Data = Bytes, Error: Unpin> + Unpin, H: Unpin> http_body
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if let Some(error) = self.failed.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
         let mut polled = Pin::new(&mut self.body).poll_frame(context);
         match polled {
             Poll::Ready(Some(Ok(ref mut frame))) => {
@@ -147,15 +150,7 @@ impl<B: http_body::Body<Data = Bytes, Error: Unpin> + Unpin, H: Unpin> http_body
                     self.held = None;
                 }
             }
-            Poll::Ready(None) => self.held = None,
-            Poll::Ready(Some(Err(error))) => {
-                self.held = None;
-                // hyper writes while the body has nothing, and drops what it has not written when the body fails: told
-                // at once, the client would be left without even the status.
-                self.failed = Some(error);
-                context.waker().wake_by_ref();
-                return Poll::Pending;
-            }
+            Poll::Ready(Some(Err(_)) | None) => self.held = None,
             Poll::Pending => {}
         }
         polled

@@ -1,7 +1,7 @@
 //! A request that has reached the backend is seen through to its response head and committed, even when the client has
 //! hung up (rule S4).
 //!
-//! hyper drops the future of a request whose connection is gone. This wrapper moves what is left of it to a task of its
+//! The edge drops the future of a request whose connection is gone. This wrapper moves what is left of it to a task of its
 //! own instead, from the moment it is marked as dispatched; before that, nothing is lost by letting go.
 
 use std::future::Future;

@@ -7,7 +7,7 @@
 //!
 //! # `Expect: 100-continue` (H4)
 //!
-//! It is answered here and not sent on. The server side sends its `100` when the body is first asked for, which is
+//! It is answered here and not sent on. The edge sends its `100` when the body is first asked for, which is
 //! when a connection to the backend has taken the request head (or the bridge looks for the Install ID in the body).
 //! A refusal of the bridge's own, and a backend that cannot be reached, are answered without the body; a refusal by
 //! the backend is passed on when it comes, in the middle of the upload if need be.

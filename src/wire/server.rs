@@ -1,4 +1,4 @@
-//! The client-facing edge: accepts connections, limits them, and lets hyper serve what [`strict`](super::strict) has
+//! The client-facing edge: accepts connections, limits them, and serves what [`strict`](super::strict) has
 //! judged (H3, H4, F6, F7).
 //!
 //! # The life of a connection
@@ -8,14 +8,18 @@
 //!    try the next replica at once. Only when [`OVERLOAD_REFUSALS`] such answers are under way is accepting paused.
 //!    What it begins with, or what was agreed on by ALPN, says whether it is one of HTTP/1.1, of which this page tells on,
 //!    or of HTTP/2 (`server/http2.rs`).
-//! 2. Its bytes pass through a guard, which hands hyper one judged request at a time. The next one is held until the
-//!    response of the last is on the wire, so that pipelined requests are served in turn, and what follows an
-//!    upgrade is judged only when the answer was not a 101.
+//! 2. One task serves it: it reads a head, has [`strict`](super::strict) judge it, hands the request to the service, whose
+//!    future it polls itself, and writes the response. The next request is not looked at before the response of the last is
+//!    on the wire, so that pipelined requests are served in turn, and what follows an upgrade is judged only when the
+//!    answer was not a 101. A body is read and judged as the service asks for it.
 //! 3. A refused request never reaches the service. The responses of earlier ones go out first, then the refusal, then
 //!    the connection *lingers*: it reads and discards for a moment, because closing with unread input would reset the
 //!    connection and take the answer from the client.
-//! 4. A body whose framing breaks was judged too late to keep its head from the service: the body fails, the service's
-//!    future is dropped as if the client had hung up, and a response that has not begun becomes the refusal.
+//! 4. A body whose framing breaks was judged too late to keep its head from the service: the body fails, and a response
+//!    that has not begun becomes the refusal.
+//! 5. A client that has ended its side (a half-closed connection, RFC 9112 §9.6) gets its answer all the same; one whose
+//!    connection fails is gone, and the service's future is dropped. Of the former kind cannot be told whether it still
+//!    listens: a response without a known end of which nothing comes for two seconds is given up.
 //!
 //! # Deadlines
 //!
@@ -37,14 +41,15 @@
 mod accept;
 mod begin;
 mod connection;
-mod exchange;
-mod guard;
 mod http2;
+mod intake;
 mod lent;
 mod linger;
 mod opening;
+mod place;
 mod proxy_protocol;
 mod refusal;
+mod reply;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -53,7 +58,6 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::net::TcpListener;
 
 use crate::lifecycle::{Drain, Load};
@@ -61,10 +65,14 @@ use crate::session::clock::Clock;
 use crate::tls;
 
 pub use accept::OVERLOAD_REFUSALS;
-pub use guard::CLOSING_GRACE;
 pub use http2::UnderWay;
 pub use proxy_protocol::ProxyProtocol;
 pub use refusal::{EdgeRefusal, RenderRefusal};
+
+/// How long a connection has to have been idle before it is closed by a shutdown, and how long all of them are served
+/// on once it closes. A client that uses its connection has a request on the way; it is answered with
+/// `Connection: close` instead.
+pub const CLOSING_GRACE: Duration = Duration::from_millis(500);
 
 /// The peer of the connection that a request came on, or the client that a trusted proxy has named by the PROXY
 /// protocol; an extension of every request.
@@ -79,6 +87,21 @@ pub struct Secure;
 /// [`ClientAddr`] is the proxy's, and what the request claims is nevertheless the word of a stranger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unnamed;
+
+/// Sends informational responses (1xx) ahead of the final one; an extension of requests whose client takes them.
+#[derive(Clone)]
+pub struct Informer {
+    connection: Arc<dyn intake::Inform>,
+    /// Which of the requests of the connection it belongs to.
+    turn: u64,
+}
+
+impl Informer {
+    /// Sends it, unless the request is no longer in hand.
+    pub fn send(&self, response: &Response<()>) {
+        self.connection.inform(self.turn, response);
+    }
+}
 
 /// The limits of the traffic listener.
 #[derive(Clone, Debug)]
@@ -155,11 +178,11 @@ pub struct Edge {
     pub stats: Arc<EdgeStats>,
 }
 
-/// A service of requests as hyper reads them. A tower service, an axum `Router` among them, becomes one by
+/// A service of requests, each with its body as it comes. A tower service, an axum `Router` among them, becomes one by
 /// [`TowerToHyperService`](hyper_util::service::TowerToHyperService).
 pub trait EdgeService:
     hyper::service::Service<
-        Request<Incoming>,
+        Request<Body>,
         Response = Response<Body>,
         Error: Into<Box<dyn std::error::Error + Send + Sync>>,
         Future: Send + 'static,
@@ -173,7 +196,7 @@ pub trait EdgeService:
 
 impl<S> EdgeService for S where
     S: hyper::service::Service<
-            Request<Incoming>,
+            Request<Body>,
             Response = Response<Body>,
             Error: Into<Box<dyn std::error::Error + Send + Sync>>,
             Future: Send + 'static,
@@ -183,14 +206,6 @@ impl<S> EdgeService for S where
         + Unpin
         + 'static
 {
-}
-
-/// The request with its body as one that any service can take.
-pub fn with_body(mut request: Request<Incoming>) -> Request<Body> {
-    match request.extensions_mut().remove::<http2::OfStream>() {
-        Some(stream) => request.map(|body| stream.body(body)),
-        None => request.map(Body::new),
-    }
 }
 
 /// Serves HTTP/1.1 and HTTP/2 on `listener`, over TLS or in clear text, until the shutdown is closing, then closes the listener and returns.

@@ -1,8 +1,8 @@
 //! The judge of a client's bytes: HTTP/1.x request framing as RFC 9110 and RFC 9112 write it, and nothing looser (H3).
 //!
-//! hyper's parser forgives: a bare LF ends a line, a `Content-Length` beside a `Transfer-Encoding` is dropped in
+//! Most parsers forgive: a bare LF ends a line, a `Content-Length` beside a `Transfer-Encoding` is dropped in
 //! silence. Two parties that forgive differently see different requests in the same bytes, which is how requests are
-//! smuggled. So every byte is judged here before hyper sees it, and what is doubtful is refused, never repaired.
+//! smuggled. So every byte is judged here before anything is made of it, and what is doubtful is refused, never repaired.
 //!
 //! The [`Checker`] is pure: it does no I/O, keeps no bytes and reads no clock. Its verdict depends on the bytes alone,
 //! never on how they were cut into reads.
@@ -17,7 +17,7 @@ use head::{Framing, Head};
 pub(super) use head::find_control;
 pub(super) use http2::admit as admit_http2;
 
-/// The most header fields a request may have. hyper's own limit: up to this it parses without an allocation.
+/// The most header fields a request may have. As many as most backends take.
 pub const MAX_FIELDS: usize = 100;
 
 /// Why a request is refused.
@@ -36,6 +36,17 @@ pub struct Advance {
     pub release: usize,
     /// Whether the last of them ends a request. Bytes after it are not looked at before [`Checker::next_message`].
     pub ended: bool,
+    /// Where the head ends that is among them, if it does there.
+    pub head: Option<HeadEnd>,
+}
+
+/// The end of a request head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadEnd {
+    /// How many bytes at the front of the window belong to the head.
+    pub length: usize,
+    /// Whether what follows comes in chunks; else in as many bytes as was told.
+    pub chunked: bool,
 }
 
 /// Where in the stream of requests the checker stands.
@@ -111,17 +122,35 @@ impl Checker {
         }
     }
 
+    /// How many bytes of a body of known length are still to be judged.
+    pub(super) const fn sized_rest(&self) -> u64 {
+        match &self.phase {
+            Phase::Sized(rest) => *rest,
+            Phase::Head(_) | Phase::Chunked(_) | Phase::Ended | Phase::Failed(_) => 0,
+        }
+    }
+
     fn judge(&mut self, window: &[u8]) -> Result<Advance, Flaw> {
-        let mut release = 0;
+        let (mut release, mut head_end) = (0, None);
         loop {
             let rest = window.get(release..).unwrap_or_default();
             match &mut self.phase {
                 Phase::Failed(flaw) => return Err(*flaw),
-                Phase::Ended => return Ok(Advance { release, ended: true }),
+                Phase::Ended => {
+                    return Ok(Advance {
+                        release,
+                        ended: true,
+                        head: head_end,
+                    });
+                }
                 Phase::Head(head) => match head.advance(rest, self.max_header_size)? {
-                    None => return Ok(Advance { release, ended: false }),
+                    None => return Ok(unfinished(release, head_end)),
                     Some((length, framing)) => {
                         release += length;
+                        head_end = Some(HeadEnd {
+                            length,
+                            chunked: framing == Framing::Chunked,
+                        });
                         self.phase = match framing {
                             Framing::Sized(0) => Phase::Ended,
                             Framing::Sized(length) => Phase::Sized(length),
@@ -134,7 +163,7 @@ impl Checker {
                     release += taken;
                     *remaining -= taken as u64;
                     if *remaining > 0 {
-                        return Ok(Advance { release, ended: false });
+                        return Ok(unfinished(release, head_end));
                     }
                     self.phase = Phase::Ended;
                 }
@@ -142,12 +171,20 @@ impl Checker {
                     let (taken, ended) = body.advance(rest)?;
                     release += taken;
                     if !ended {
-                        return Ok(Advance { release, ended: false });
+                        return Ok(unfinished(release, head_end));
                     }
                     self.phase = Phase::Ended;
                 }
             }
         }
+    }
+}
+
+const fn unfinished(release: usize, head: Option<HeadEnd>) -> Advance {
+    Advance {
+        release,
+        ended: false,
+        head,
     }
 }
 

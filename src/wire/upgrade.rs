@@ -2,15 +2,17 @@
 //!
 //! An upgrade takes five steps, each where it belongs: [`requested`] looks at the client's head; [`super::headers`]
 //! takes the hop-by-hop fields off and puts the upgrade back on; the backend answers, with a 101 or with an ordinary
-//! response that ends the matter; the 101 goes to the client; [`tunnel`] joins the two connections.
+//! response that ends the matter; the 101 takes the backend's connection along ([`Upgraded::ride`]) and goes to the client;
+//! [`join`] joins the two connections.
 
-use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::{fmt, io};
 
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
-use http::{HeaderMap, Method, Version};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio_util::sync::CancellationToken;
+use http::{HeaderMap, Method, Response, Version};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::headers::members;
 
@@ -54,41 +56,77 @@ fn is_passable(protocol: &[u8]) -> bool {
             .any(|no| name.eq_ignore_ascii_case(no))
 }
 
-/// How a tunnel ended that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TunnelEnd {
-    /// Both sides have said all they had to say.
-    Finished {
-        /// Bytes that went from the client to the backend.
-        to_upstream: u64,
-        /// Bytes that went from the backend to the client.
-        to_client: u64,
-    },
-    /// It was cut, because `stop` was cancelled.
-    Stopped,
+/// The backend's side of a connection that was upgraded: what it says now is no HTTP.
+pub struct Upgraded(Box<dyn Stream>);
+
+/// What bytes go through, both ways.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// The extension of a 101 that holds it. There is one taker: extensions can be cloned, connections cannot.
+#[derive(Clone)]
+struct Handover(Arc<Mutex<Option<Upgraded>>>);
+
+impl fmt::Debug for Upgraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Upgraded")
+    }
 }
 
-/// Joins two connections that have been upgraded, until both have ended or `stop` is cancelled (a forced drain).
+impl Upgraded {
+    /// The stream that a 101 has left. Dropped, it is closed.
+    pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self(Box::new(stream))
+    }
+
+    /// Lets `response`, a 101, take the connection along.
+    pub fn ride<B>(self, response: &mut Response<B>) {
+        let handover = Handover(Arc::new(Mutex::new(Some(self))));
+        response.extensions_mut().insert(handover);
+    }
+}
+
+impl AsyncRead for Upgraded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Upgraded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Takes the connection that a 101 has brought along; `None` where there is none, or it was taken.
+pub fn take<B>(response: &mut Response<B>) -> Option<Upgraded> {
+    let Handover(slot) = response.extensions_mut().remove()?;
+    let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+    slot.take()
+}
+
+/// Joins two connections that have been upgraded, until both have said all: how many bytes went from `client` to
+/// `upstream`, and back.
 ///
 /// An end of the stream on one side is passed to the other, which may go on speaking. Each direction is read only as
 /// fast as it is written. A silent tunnel is not closed: the protocol inside has its own pings, and TCP keep-alive
-/// finds a backend that is gone. Run it as a task of its own: both connections become ready only after the 101 has been
-/// written to the client.
+/// finds a peer that is gone.
 ///
 /// # Errors
-/// One of the connections failed, or was never upgraded.
-pub async fn tunnel(client: OnUpgrade, upstream: OnUpgrade, stop: CancellationToken) -> io::Result<TunnelEnd> {
-    let joined = async {
-        let (client, upstream) = tokio::try_join!(client, upstream).map_err(io::Error::other)?;
-        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-        let (to_upstream, to_client) = tokio::io::copy_bidirectional(&mut client, &mut upstream).await?;
-        Ok(TunnelEnd::Finished { to_upstream, to_client })
-    };
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => Ok(TunnelEnd::Stopped),
-        end = joined => end,
-    }
+/// One of the connections failed.
+pub async fn join<C>(client: &mut C, upstream: &mut Upgraded) -> io::Result<(u64, u64)>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    tokio::io::copy_bidirectional(client, upstream).await
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! # What is sent again, and what is not (F4)
 //!
 //! Most requests here are POSTs, so "retry what is idempotent" helps nobody. A request goes to a second connection
-//! only if no byte of it was written to the first: hyper hands such a request back. Once a byte has been written, the
+//! only if no byte of it was written to the first. Once a byte has been written, the
 //! failure is reported ([`UpstreamError::Reset`], `arrived() == true`), even if the backend had closed the connection
 //! a moment before: from here the two cannot be told apart. To make that race rare, connections idle for
 //! `idle_timeout` are not used again, the last one used is used first, and before a reused one is written to, the
@@ -12,11 +12,10 @@
 //! # What passes, and where
 //!
 //! * Field names keep their case, in both directions, through an extension of the message: keep the extensions.
-//! * `101` comes back with its upgrade handle ([`hyper::upgrade::on`]); the connection counts as in use until the
+//! * `101` takes its connection along ([`upgrade::take`](super::upgrade::take)), which counts as in use until the
 //!   tunnel ends.
-//! * Other informational responses (`100`, `102`, `103`) are read and dropped: the server side of hyper cannot send
-//!   them on. Their fields, `Set-Cookie` included, go nowhere.
-//! * Trailers come as frames of the body. hyper's server sends them on to clients that sent `TE: trailers`. Trailers of
+//! * Other informational responses (`102`, `103`) are told of as they come, see [`Upstream::send_informed`].
+//! * Trailers come as frames of the body. Trailers of
 //!   a request are sent on where its `Trailer` field names them.
 //! * The framing is this hop's own: `Transfer-Encoding` is set anew, a `Content-Length` beside one is dropped, and a
 //!   repeated one is sent on once. Differing or unreadable lengths, a transfer coding other than `chunked`, and heads
@@ -29,45 +28,41 @@
 //! * There is no deadline on a response body: event streams are endless.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
-use http_body::Body as HttpBody;
-use hyper::body::Incoming;
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use tokio::time::Instant;
 
 mod body;
 mod connect;
+mod connection;
 mod error;
-mod mend;
+mod outgoing;
 mod pool;
-mod socket;
 mod stats;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod upload;
+mod tunnel;
 
-pub use body::UpstreamBody;
+pub use body::{BodyError, UpstreamBody};
 pub use error::{Fault, UpstreamError};
 pub use stats::UpstreamStats;
 
 use body::Lease;
-use connect::Connection;
+use connection::{Connection, Failure, Head};
+use outgoing::Outgoing;
 use pool::Pool;
-use socket::Link;
 use stats::Open;
-use upload::{Upload, UploadBody};
+use tunnel::Tunnel;
 
 use super::headers::members;
-use super::timer::Timer;
+use super::upgrade::Upgraded;
 use crate::tls;
 
 /// Where the backend is, and how its connections are kept.
@@ -134,39 +129,49 @@ impl Upstream {
         request: Request<Body>,
         response_timeout: Duration,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
+        self.send_informed(request, response_timeout, |_| {}).await
+    }
+
+    /// The same; `inform` is told of informational responses (1xx) as they come, ahead of the final one.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn send_informed(
+        &self,
+        request: Request<Body>,
+        response_timeout: Duration,
+        mut inform: impl FnMut(Response<()>),
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let place = self.pool.place().await?;
         let upgrade_asked = request.headers().contains_key(UPGRADE);
-        let (mut request, upload) = prepare(request);
+        let mut outgoing = Outgoing::new(request);
         loop {
             let (mut connection, reused) = self.pool.connection().await?;
-            if reused {
-                connection.link.verify();
-            }
-            connection.link.expect_head();
-            let exchange = Exchange::new(&connection, upload.as_deref(), response_timeout);
-            let sent = connection.sender.try_send_request(request);
-            let mut failure = match exchange.wait(&mut connection.alarm, sent).await? {
-                Ok(response) => {
-                    let rest = upload.map(|upload| (upload, response_timeout));
+            let written_before = connection.stream.written();
+            let result = exchange(&mut connection, &mut outgoing, response_timeout, &mut inform).await;
+            let arrived = connection.stream.written() != written_before;
+            let failure = match result {
+                Ok(head) => {
                     let lease = Lease {
                         connection,
                         place,
                         pool: Arc::clone(&self.pool),
-                        rest,
                         reusable: false,
                     };
-                    return receive(response, lease, upgrade_asked);
+                    return receive(head, lease, outgoing, response_timeout, upgrade_asked);
                 }
                 Err(failure) => failure,
             };
-            match failure.take_message() {
-                // A fresh connection that ends before it is written to is the backend's refusal: not tried again.
-                Some(unsent) if reused => {
-                    self.pool.counters.retries.fetch_add(1, Ordering::Relaxed);
-                    request = unsent;
-                }
-                _ => return Err(exchange.classify(failure.error())),
+            // A fresh connection that ends before it is written to is the backend's refusal: not tried again.
+            let unsent = reused && !arrived && matches!(failure, Broken::Connection(Failure::Ended(_)));
+            if unsent && outgoing.rewind() {
+                self.pool
+                    .counters
+                    .retries
+                    .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                continue;
             }
+            return Err(failure.explain(arrived, response_timeout));
         }
     }
 
@@ -175,8 +180,9 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError::Connect`] with what stood in the way.
     pub async fn probe(&self) -> Result<(), UpstreamError> {
-        let link = Link::new(Open::new(&Arc::default()));
-        connect::stream(&self.pool.options, Arc::new(link)).await.map(drop)
+        connect::stream(&self.pool.options, Open::new(&Arc::default()))
+            .await
+            .map(drop)
     }
 
     /// What the pool holds and has counted.
@@ -186,65 +192,48 @@ impl Upstream {
     }
 }
 
-/// One request on one connection, until the head of its response.
-struct Exchange<'a> {
-    upload: Option<&'a Upload>,
-    link: Arc<socket::Link>,
-    started: Instant,
-    written_before: u64,
-    timeout: Duration,
+/// Why an exchange has no response.
+enum Broken {
+    Connection(Failure),
+    /// The client broke its upload off.
+    Client(String),
+    /// Nothing moved for too long: `true` where it is the client that has to send.
+    Quiet(bool),
 }
 
-impl<'a> Exchange<'a> {
-    fn new(connection: &Connection, upload: Option<&'a Upload>, timeout: Duration) -> Self {
-        let link = Arc::clone(&connection.link);
-        Self {
-            upload,
-            written_before: link.written(),
-            link,
-            started: Instant::now(),
-            timeout,
+impl Broken {
+    fn explain(self, arrived: bool, waited: Duration) -> UpstreamError {
+        match self {
+            Self::Connection(failure) => failure.explain(arrived),
+            Self::Client(what) => UpstreamError::ClientBody(what),
+            Self::Quiet(true) => UpstreamError::ClientStalled { waited },
+            Self::Quiet(false) => UpstreamError::Timeout { waited, arrived },
         }
     }
+}
 
-    /// Waits for as long as something moves.
-    async fn wait<T>(&self, alarm: &mut Timer, sent: impl Future<Output = T>) -> Result<T, UpstreamError> {
-        let mut sent = pin!(sent);
-        poll_fn(|cx| {
-            if let Poll::Ready(result) = sent.as_mut().poll(cx) {
-                return Poll::Ready(Ok(result));
-            }
-            alarm
-                .poll(cx, after(self.last_moved(), self.timeout))
-                .map(|()| Err(self.timed_out()))
-        })
-        .await
-    }
-
-    fn last_moved(&self) -> Instant {
-        let moved = self.started.max(self.link.last_write());
-        self.upload.map_or(moved, |upload| moved.max(upload.last_moved()))
-    }
-
-    fn arrived(&self) -> bool {
-        self.link.written() != self.written_before
-    }
-
-    fn timed_out(&self) -> UpstreamError {
-        match self.upload {
-            Some(upload) if !upload.ended() && upload.awaits_client() => {
-                UpstreamError::ClientStalled { waited: self.timeout }
-            }
-            _ => UpstreamError::Timeout {
-                waited: self.timeout,
-                arrived: self.arrived(),
-            },
+/// One request on one connection, until the head of its response, for as long as something moves.
+async fn exchange(
+    connection: &mut Connection,
+    outgoing: &mut Outgoing,
+    timeout: Duration,
+    inform: &mut impl FnMut(Response<()>),
+) -> Result<Head, Broken> {
+    let method = outgoing.method.clone();
+    let started = Instant::now();
+    poll_fn(|cx| {
+        connection.poll_send(cx, outgoing);
+        if let Some(what) = outgoing.failure() {
+            return Poll::Ready(Err(Broken::Client(what.to_owned())));
         }
-    }
-
-    fn classify(&self, error: &hyper::Error) -> UpstreamError {
-        error::classify(error, self.upload.is_some_and(Upload::failed), self.arrived())
-    }
+        if let Poll::Ready(head) = connection.poll_head(cx, &method, inform) {
+            return Poll::Ready(head.map_err(Broken::Connection));
+        }
+        let moved = started.max(outgoing.last_moved());
+        ready!(connection.alarm.poll(cx, after(moved, timeout)));
+        Poll::Ready(Err(Broken::Quiet(outgoing.awaits_client())))
+    })
+    .await
 }
 
 /// The moment `by` after `start`, or one too far off to matter.
@@ -253,79 +242,32 @@ fn after(start: Instant, by: Duration) -> Instant {
     start + by.min(FAR)
 }
 
-/// Gives the request the framing of this hop.
-fn prepare(request: Request<Body>) -> (Request<UploadBody>, Option<Arc<Upload>>) {
-    let (mut parts, body) = request.into_parts();
-    let (body, upload) = UploadBody::new(body);
-    parts.version = Version::HTTP_11;
-    parts.headers.remove(TRANSFER_ENCODING);
-    // Left to itself, hyper drops the body of a GET whose length is not known.
-    if upload.is_some() && body.size_hint().exact().is_none() && !parts.headers.contains_key(CONTENT_LENGTH) {
-        parts
-            .headers
-            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    if parts.uri.scheme().is_some()
-        && let Some(origin_form) = parts.uri.path_and_query().cloned()
-    {
-        parts.uri = Uri::from(origin_form);
-    }
-    (Request::from_parts(parts, body), upload)
-}
-
 /// Judges a response head and ties the body to its connection.
 fn receive(
-    response: Response<Incoming>,
+    head: Head,
     mut lease: Lease,
+    outgoing: Outgoing,
+    quiet: Duration,
     upgrade_asked: bool,
 ) -> Result<Response<UpstreamBody>, UpstreamError> {
-    let (mut parts, incoming) = response.into_parts();
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+    let Head { response, length } = head;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         if !upgrade_asked {
             return Err(UpstreamError::BadResponse(
                 "it switches protocols without being asked to".to_owned(),
             ));
         }
-        lease.connection.link.park(lease.place);
-        lease.connection.release();
-        return Ok(Response::from_parts(parts, UpstreamBody::without_lease(incoming)));
+        let mut response = response.map(|()| UpstreamBody::empty());
+        Upgraded::new(Tunnel::new(lease)).ride(&mut response);
+        return Ok(response);
     }
-    settle_framing(&mut parts.headers)?;
-    lease.reusable = parts.version == Version::HTTP_11 && !says_close(&parts.headers);
-    Ok(Response::from_parts(parts, UpstreamBody::new(incoming, lease)))
-}
-
-/// Leaves one statement of the length, the one that was followed (RFC 9112 section 6.3).
-fn settle_framing(headers: &mut HeaderMap) -> Result<(), UpstreamError> {
-    if headers.contains_key(TRANSFER_ENCODING) {
-        let known = members(headers, &TRANSFER_ENCODING).all(|coding| {
-            coding.is_empty() || coding.eq_ignore_ascii_case(b"chunked") || coding.eq_ignore_ascii_case(b"identity")
-        });
-        if !known {
-            return Err(UpstreamError::BadResponse(
-                "its transfer coding was not asked for".to_owned(),
-            ));
-        }
-        headers.remove(CONTENT_LENGTH);
-        return Ok(());
-    }
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let Some(first) = lengths.next() else { return Ok(()) };
-    if lengths.next().is_none() && !first.as_bytes().contains(&b',') {
-        return Ok(());
-    }
-    // hyper has made sure that all of them say the same, save where there is no body to measure.
-    let mut all = members(headers, &CONTENT_LENGTH);
-    let first = all
-        .next()
-        .and_then(|length| std::str::from_utf8(length).ok()?.parse::<u64>().ok());
-    let agreed = first.filter(|length| all.all(|other| other == length.to_string().as_bytes()));
-    drop(all);
-    match agreed {
-        Some(length) => headers.insert(CONTENT_LENGTH, HeaderValue::from(length)),
-        None => headers.remove(CONTENT_LENGTH),
-    };
-    Ok(())
+    let sent = outgoing.is_sent();
+    lease.reusable = response.version() == Version::HTTP_11
+        && !says_close(response.headers())
+        && !(sent && lease.connection.has_failed_to_send());
+    let unsent = (!sent && !lease.connection.has_failed_to_send()).then_some((outgoing, quiet));
+    lease.reusable &= sent || unsent.is_some();
+    Ok(response.map(|()| UpstreamBody::new(length, lease, unsent)))
 }
 
 fn says_close(headers: &HeaderMap) -> bool {

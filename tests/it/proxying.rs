@@ -271,7 +271,8 @@ async fn cookies_are_taken_out_of_informational_responses_and_trailers() {
         .write(head("GET /", "TE: trailers\r\nConnection: TE, close\r\n\r\n"))
         .await;
     let all = String::from_utf8_lossy(&client.rest().await).into_owned();
-    assert!(all.contains("200 OK") && all.contains("ok"), "{all}");
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\n";
+    assert!(all.starts_with(hints) && all.contains("ok"), "{all}");
     assert!(all.to_lowercase().contains("x-sum: 7"), "other trailers pass: {all}");
     assert!(
         !all.contains("needle") && !all.to_lowercase().contains("\nset-cookie"),
@@ -616,6 +617,48 @@ async fn a_refusal_is_answered_without_asking_for_the_body() {
         "and no 100 before it"
     );
     assert!(backend.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn informational_responses_pass_as_they_come_to_those_who_take_them() {
+    let go_on = Arc::new(Notify::new());
+    let released = Arc::clone(&go_on);
+    let backend = RawBackend::scripted(move |_, mut stream| {
+        let go_on = Arc::clone(&released);
+        async move {
+            stream.write("HTTP/1.1 102 Processing\r\nX-Step: 1\r\n\r\n").await;
+            go_on.notified().await;
+            stream.write(format!("HTTP/1.1 100 Continue\r\n\r\n{OK}")).await;
+        }
+    })
+    .await;
+    let bridge = Bridge::before(&backend.url()).start().await;
+    let mut client = RawStream::connect(bridge.traffic).await;
+    client.write(head("GET /", "\r\n")).await;
+    let interim = client.head().await.expect("an informational response");
+    assert_eq!((interim.status(), interim.one("x-step")), (102, "1"));
+    go_on.notify_one();
+    assert_eq!(client.head().await.expect("a response").status(), 200);
+    // One of HTTP/1.0 would take it for the answer.
+    go_on.notify_one();
+    let mut old = RawStream::connect(bridge.traffic).await;
+    old.write(head("GET /", "\r\n").replace("1.1", "1.0")).await;
+    assert_eq!(old.head().await.expect("a response").status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_ended_its_side_gets_its_answer() {
+    let backend = RawBackend::answering(OK).await;
+    let bridge = Bridge::before(&backend.url()).start().await;
+    let mut client = RawStream::connect(bridge.traffic).await;
+    client.write(head("POST /", "Content-Length: 4\r\n\r\nbody")).await;
+    client.end().await;
+    let all = String::from_utf8_lossy(&client.rest().await).into_owned();
+    assert!(
+        all.starts_with("HTTP/1.1 200 OK\r\n") && all.ends_with("\r\n\r\nok"),
+        "{all}"
+    );
+    assert_eq!(backend.only().body, b"body");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::guard::Place;
-use super::{Edge, EdgeService, begin, connection};
+use super::place::Place;
+use super::{Edge, EdgeService, begin};
 
 /// How many connections beyond the limit are told so at the same time. While there are that many, none is accepted.
 pub const OVERLOAD_REFUSALS: usize = 256;
@@ -30,7 +29,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 struct Server<S> {
     edge: Arc<Edge>,
-    http1: http1::Builder,
     service: S,
     slots: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
@@ -41,7 +39,6 @@ pub(super) async fn run<S: EdgeService>(listener: TcpListener, edge: Arc<Edge>, 
     let limit = edge.options.max_connections.clamp(1, Semaphore::MAX_PERMITS);
     let mut closing = pin!(edge.drain.closing());
     let server = Arc::new(Server {
-        http1: connection::protocol(&edge),
         edge,
         service,
         slots: Arc::new(Semaphore::new(limit)),
@@ -120,7 +117,7 @@ impl<S: EdgeService> Server<S> {
                 let place = Place::take(server.edge.clone(), slot);
                 self.edge.drain.spawn(async move {
                     let (service, edge) = (server.service.clone(), server.edge.clone());
-                    begin::serve(io, peer, &server.http1, service, place, edge).await;
+                    begin::serve(io, peer, service, place, edge).await;
                 });
             }
             Some(Seat::Refused(slot)) => {

@@ -7,13 +7,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use hyper::server::conn::http1;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::guard::Place;
 use super::opening::{self, Opening, PREFACE, Reopened};
+use super::place::Place;
 use super::proxy_protocol::{self, HeaderError};
 use super::refusal::encode;
 use super::{ClientAddr, Edge, EdgeRefusal, EdgeService, Secure, Unnamed, connection, http2, linger};
@@ -52,7 +51,6 @@ impl Peer {
 pub(super) async fn serve<S: EdgeService>(
     mut io: TcpStream,
     addr: SocketAddr,
-    http1: &http1::Builder,
     service: S,
     place: Place,
     edge: Arc<Edge>,
@@ -65,12 +63,12 @@ pub(super) async fn serve<S: EdgeService>(
     let Some(peer) = peer else { return };
     if edge.tls.is_some() {
         // The state of TLS is not paid for by connections that have none.
-        return Box::pin(serve_secure(io, peer, http1, service, place, edge)).await;
+        return Box::pin(serve_secure(io, peer, service, place, edge)).await;
     }
     if let Some((io, opening)) = open(io, &edge).await {
         match opening {
             Opening::Http2(first) => Box::pin(http2::run(Reopened::new(first, io), peer, service, place, edge)).await,
-            Opening::Http1(first) => connection::run(io, first, peer, http1, service, place, edge).await,
+            Opening::Http1(first) => connection::run(io, first, peer, service, place, edge).await,
             Opening::Silent | Opening::Stalled | Opening::Gone => {}
         }
     }
@@ -127,14 +125,7 @@ async fn open(mut io: TcpStream, edge: &Edge) -> Option<(TcpStream, Opening)> {
     Some((io, opening))
 }
 
-async fn serve_secure<S: EdgeService>(
-    io: TcpStream,
-    peer: Peer,
-    http1: &http1::Builder,
-    service: S,
-    place: Place,
-    edge: Arc<Edge>,
-) {
+async fn serve_secure<S: EdgeService>(io: TcpStream, peer: Peer, service: S, place: Place, edge: Arc<Edge>) {
     let Some(tls) = &edge.tls else { return };
     let shaken = tokio::select! {
         shaken = shake_hands(io, tls, edge.options.header_timeout) => shaken,
@@ -143,7 +134,7 @@ async fn serve_secure<S: EdgeService>(
     let peer = Peer { secure: true, ..peer };
     match shaken {
         Ok(io) if speaks_http2(&io) => Box::pin(http2::run(io, peer, service, place, edge)).await,
-        Ok(io) => connection::run(io, BytesMut::new(), peer, http1, service, place, edge).await,
+        Ok(io) => connection::run(io, BytesMut::new(), peer, service, place, edge).await,
         Err(error) => {
             edge.stats.tls_failed.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(client = %peer.addr, %error, "a client did not get through the TLS handshake");

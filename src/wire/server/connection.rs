@@ -1,88 +1,225 @@
-//! One connection, from its acceptance to its end.
+//! One connection of HTTP/1.1, from its first byte to its end: requests in, responses out, one at a time, in one task.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::BytesMut;
-use http::header::{CONNECTION, HeaderValue};
 use http::{Response, StatusCode};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::Instant;
 
 use super::begin::Peer;
-use super::exchange::{Exchange, Progress, TrackedBody};
-use super::guard::{Guard, Place};
-use super::lent::Lent;
-use super::{Edge, EdgeService, linger};
+use super::intake::{Intake, Next, Raw, Shared, lock};
+use super::place::{Doing, Place};
+use super::refusal::encode;
+use super::reply::{Asked, Reply, Written};
+use super::{Edge, EdgeRefusal, EdgeService, linger};
 use crate::lifecycle::{Drain, Stage};
-use crate::wire::strict::MAX_FIELDS;
+use crate::wire::h1::RequestHead;
+use crate::wire::timer::Timer;
+use crate::wire::upgrade::{self, Upgraded};
 
-/// hyper as the edge wants it. It sets no deadlines and no limit of its own that the guard would not reach first.
-pub(super) fn protocol(edge: &Edge) -> http1::Builder {
-    let mut http1 = http1::Builder::new();
-    http1
-        .preserve_header_case(true)
-        .title_case_headers(true)
-        .half_close(false)
-        .keep_alive(true)
-        .header_read_timeout(None)
-        // Heads are handed over whole.
-        .max_buf_size(edge.options.max_header_size.max(400 * 1024));
-    const { assert!(MAX_FIELDS <= 100, "hyper refuses more unless it is told") };
-    http1
+/// How long a client that has said all that it will is still sent a response without end of which nothing comes: one
+/// that has closed its side for good cannot be told from it before the next bytes.
+const HALF_CLOSED_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How a connection comes to its end.
+enum Ending {
+    /// All that was asked is answered: it is closed in order.
+    Done,
+    /// What came is refused.
+    Refused(EdgeRefusal),
+    /// It was idle for too long.
+    Left,
+    /// The client is gone, or cannot be told anything more.
+    Gone,
+    /// It goes on in another protocol.
+    Switched(Upgraded),
 }
 
 /// Serves requests until the connection closes, is upgraded, or has to be dropped. `first`: what was read of it already.
-pub(super) async fn run<IO, S>(
-    io: IO,
-    first: BytesMut,
-    peer: Peer,
-    http1: &http1::Builder,
-    service: S,
-    place: Place,
-    edge: Arc<Edge>,
-) where
+pub(super) async fn run<IO, S>(io: IO, first: BytesMut, peer: Peer, service: S, place: Place, edge: Arc<Edge>)
+where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: EdgeService,
 {
-    let exchange = Arc::new(Exchange::new(edge.stats.clone()));
-    let (lent, returned) = Lent::new(Guard::new(io, first, exchange.clone(), edge.clone(), place));
-    let drain = edge.drain.clone();
-    let service = {
-        let exchange = exchange.clone();
-        service_fn(move |mut request| {
-            peer.introduce(request.extensions_mut());
-            respond(service.call(request), exchange.clone(), edge.clone())
+    let intake = Arc::new(Mutex::new(Intake::new(io, first, edge.clone())));
+    let mut watch = Watch::new(&edge.drain);
+    let ended = {
+        let mut served = pin!(serve(&intake, peer, &service, &edge));
+        poll_fn(|cx| match watch.poll_forced(cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => served.as_mut().poll(cx).map(Some),
         })
+        .await
     };
-    let mut connection = http1.serve_connection(TokioIo::new(lent), service).with_upgrades();
-    let mut watch = Watch::new(&drain);
-    let served = poll_fn(|cx| match watch.poll_forced(cx) {
-        Poll::Ready(()) => Poll::Ready(None),
-        Poll::Pending => Pin::new(&mut connection).poll(cx).map(Some),
-    });
-    let Some(result) = served.await else { return };
-    if let Err(error) = &result {
-        tracing::debug!(%error, "connection ended early");
-    }
-    if exchange.progress() == Progress::Upgraded {
-        return;
-    }
-    drop(connection);
-    let closing = async {
-        // At once, unless the service keeps the upgrade that it has declined.
-        if let Ok(Ok(guard)) = tokio::time::timeout(linger::LINGER_TIME, returned).await {
-            guard.finish(result.is_ok()).await;
-        }
-    };
+    let Some(ending) = ended else { return };
+    let ended = finish(ending, intake, &edge);
     tokio::select! {
-        () = closing => {}
-        () = drain.forced() => {}
+        () = ended => {}
+        () = edge.drain.forced() => {}
+    }
+    drop(place);
+}
+
+async fn serve<IO, S>(intake: &Shared<IO>, peer: Peer, service: &S, edge: &Edge) -> Ending
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: EdgeService,
+{
+    loop {
+        let head = match poll_fn(|cx| lock(intake).poll_next(cx)).await {
+            Next::Request(head) => head,
+            Next::Refused(refusal) => return Ending::Refused(refusal),
+            Next::Left => return Ending::Left,
+            Next::Closed => return Ending::Done,
+            Next::Gone => return Ending::Gone,
+        };
+        let _request = Doing::request(&edge.stats);
+        let RequestHead {
+            request,
+            persistent,
+            expects_continue: _,
+            takes_trailers,
+        } = *head;
+        let asked = Asked {
+            method: request.method().clone(),
+            version: request.version(),
+            takes_trailers,
+        };
+        let mut request = request.map(|()| Intake::body(intake).map_or_else(Body::empty, Body::new));
+        peer.introduce(request.extensions_mut());
+        if let Some(informer) = Intake::informer(intake, asked.version) {
+            request.extensions_mut().insert(informer);
+        }
+        let Some(response) = answer(intake, service.call(request), edge).await else {
+            return Ending::Gone;
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return switch(intake, response, &asked, edge).await;
+        }
+        let close = poll_fn(|cx| Poll::Ready(must_close(&mut lock(intake), cx, persistent, edge))).await;
+        let mut reply = Reply::new(response, &asked, close, &*edge.clock);
+        match write(intake, &mut reply).await {
+            Ok(Written::Whole) => {}
+            Ok(Written::CutShort) | Err(_) => return Ending::Gone,
+        }
+        if close || reply.closes() {
+            drop(reply);
+            poll_fn(|cx| lock(intake).poll_body_released(cx)).await;
+            return Ending::Done;
+        }
+        lock(intake).next_message();
+    }
+}
+
+/// A client whose request nobody may read to its end has to know that the connection goes, and so has one whose
+/// connection will be closed soon.
+fn must_close<IO: AsyncRead + AsyncWrite + Unpin>(
+    intake: &mut Intake<IO>,
+    cx: &mut Context<'_>,
+    persistent: bool,
+    edge: &Edge,
+) -> bool {
+    intake.skip_rest(cx);
+    !persistent || edge.drain.is_draining() || !intake.is_received() || intake.broken().is_some()
+}
+
+/// The service's answer, or the refusal where the body has turned out to be broken before there was one; `None` when
+/// the client is gone.
+async fn answer<IO, F, E>(intake: &Shared<IO>, answer: F, edge: &Edge) -> Option<Response<Body>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    let mut answer = pin!(answer);
+    poll_fn(|cx| {
+        let answered = answer.as_mut().poll(cx);
+        let mut intake = lock(intake);
+        intake.register(cx);
+        if let Some(refusal) = intake.broken() {
+            // What the service makes of a broken body is not what broke it.
+            return Poll::Ready(Some((edge.render)(refusal).map(Body::from)));
+        }
+        match answered {
+            Poll::Ready(Ok(response)) => return Poll::Ready(Some(response)),
+            Poll::Ready(Err(_)) => return Poll::Ready(None),
+            Poll::Pending => {}
+        }
+        if intake.poll_gone(cx).is_ready() || matches!(intake.poll_interim(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Writes a response while the client is there.
+async fn write<IO>(intake: &Shared<IO>, reply: &mut Reply) -> io::Result<Written>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut silence, mut silent_since) = (Timer::default(), None);
+    poll_fn(|cx| {
+        if let Poll::Ready(written) = reply.poll(cx, intake) {
+            return Poll::Ready(written);
+        }
+        let mut intake = lock(intake);
+        intake.register(cx);
+        if intake.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        if !(intake.is_half_closed() && reply.is_open_ended() && reply.is_waiting()) {
+            silent_since = None;
+            return Poll::Pending;
+        }
+        let since = *silent_since.get_or_insert_with(Instant::now);
+        silence
+            .poll(cx, since + HALF_CLOSED_PATIENCE)
+            .map(|()| Err(io::ErrorKind::ConnectionAborted.into()))
+    })
+    .await
+}
+
+/// Sends a 101; what follows is no HTTP.
+async fn switch<IO>(intake: &Shared<IO>, mut response: Response<Body>, asked: &Asked, edge: &Edge) -> Ending
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let upgraded = upgrade::take(&mut response);
+    let mut reply = Reply::new(response, asked, false, &*edge.clock);
+    match (write(intake, &mut reply).await, upgraded) {
+        (Ok(Written::Whole), Some(upgraded)) => Ending::Switched(upgraded),
+        _ => Ending::Gone,
+    }
+}
+
+/// Closes the connection so that the client can read what was sent last, or leaves it to another protocol.
+async fn finish<IO>(ending: Ending, intake: Shared<IO>, edge: &Edge)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut io = Raw(intake);
+    match ending {
+        Ending::Done => linger::close(&mut io, b"").await,
+        Ending::Refused(refusal) => {
+            let wire = encode(&(edge.render)(refusal), edge.clock.now());
+            linger::close(&mut io, &wire).await;
+        }
+        Ending::Left => linger::close_idle(&mut io).await,
+        Ending::Gone => {}
+        Ending::Switched(mut upgraded) => {
+            let _tunnel = Doing::tunnel(&edge.stats);
+            if let Err(error) = upgrade::join(&mut io, &mut upgraded).await {
+                tracing::debug!(%error, "an upgraded connection broke");
+            }
+            let _ = io.shutdown().await;
+        }
     }
 }
 
@@ -104,7 +241,7 @@ impl Watch {
         }
     }
 
-    /// Ready when the connection is to be dropped. When the shutdown is closing it only wakes: the guard does the rest.
+    /// Ready when the connection is to be dropped. When the shutdown is closing it only wakes: the intake does the rest.
     fn poll_forced(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let stage = self.drain.stage();
         if !self
@@ -114,7 +251,7 @@ impl Watch {
         {
             self.registered = Some(cx.waker().clone());
             if stage < Stage::Closing && self.closing.as_mut().poll(cx).is_ready() {
-                // It has begun since: the guard sees it as it is polled next.
+                // It has begun since: the intake sees it as it is polled next.
                 self.closing = Box::pin(std::future::pending());
             }
             if self.forced.as_mut().poll(cx).is_ready() {
@@ -127,29 +264,4 @@ impl Watch {
             Poll::Pending
         }
     }
-}
-
-/// The service's answer, or the refusal where the body has turned out to be broken before there was one.
-async fn respond<F, E>(answer: F, exchange: Arc<Exchange>, edge: Arc<Edge>) -> Result<Response<TrackedBody>, E>
-where
-    F: Future<Output = Result<Response<Body>, E>>,
-{
-    let mut answer = pin!(answer);
-    let answered = poll_fn(|cx| match exchange.broken() {
-        Some(refusal) => Poll::Ready(Err(refusal)),
-        None => answer.as_mut().poll(cx).map(Ok),
-    });
-    let mut response = match answered.await {
-        Ok(response) => response?,
-        Err(refusal) => (edge.render)(refusal).map(Body::from),
-    };
-    let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    // A client whose body nobody may read to the end has to know that the connection goes, and so has one whose
-    // connection will be closed soon.
-    if !is_upgrade && (edge.drain.is_draining() || !exchange.is_received()) {
-        response
-            .headers_mut()
-            .insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    Ok(response.map(|body| TrackedBody::new(body, exchange, is_upgrade)))
 }

@@ -33,9 +33,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::begin::Peer;
-use super::guard::Place;
 use super::lent::Lent;
 use super::linger::{self, LINGER_TIME};
+use super::place::Place;
 use super::{Edge, EdgeRefusal, EdgeService};
 use crate::lifecycle::Stage;
 use crate::wire::strict::{MAX_FIELDS, admit_http2};
@@ -128,7 +128,7 @@ fn admit(
     peer: Peer,
     stream: &Arc<Stream>,
     edge: &Edge,
-) -> Result<Request<Incoming>, EdgeRefusal> {
+) -> Result<Request<Body>, EdgeRefusal> {
     let (mut head, body) = request.into_parts();
     if let Err(flaw) = admit_http2(&mut head, edge.options.max_header_size) {
         let refusal = EdgeRefusal::from(flaw);
@@ -141,19 +141,10 @@ fn admit(
     };
     head.extensions.insert(under_way);
     peer.introduce(&mut head.extensions);
-    head.extensions.insert(OfStream(Arc::clone(stream)));
-    Ok(Request::from_parts(head, body))
-}
-
-/// An extension of requests: the stream that they came on.
-#[derive(Clone)]
-pub(super) struct OfStream(Arc<Stream>);
-
-impl OfStream {
-    /// The body of the request, which fails when it does not come in time.
-    pub(super) fn body(self, body: Incoming) -> Body {
-        Body::new(StreamUpload::new(body, self.0))
-    }
+    Ok(Request::from_parts(
+        head,
+        Body::new(StreamUpload::new(body, Arc::clone(stream))),
+    ))
 }
 
 /// The service's answer, or the refusal where there is none or the body broke before there was one.

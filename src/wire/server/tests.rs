@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -19,6 +18,7 @@ use super::*;
 use crate::lifecycle::{Ended, Shutdown, Stage, Trigger};
 use crate::session::clock::SystemClock;
 use crate::wire::strict::samples::{GOOD, MALFORMED};
+use crate::wire::upgrade::Upgraded;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// More than the kernel keeps for a peer that does not read.
@@ -46,7 +46,7 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-async fn answer(mut request: Request<Incoming>, seen: Arc<Seen>) -> Response<Body> {
+async fn answer(request: Request<Body>, seen: Arc<Seen>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     assert!(request.extensions().get::<ClientAddr>().is_some());
     seen.begun
@@ -79,21 +79,22 @@ async fn answer(mut request: Request<Incoming>, seen: Arc<Seen>) -> Response<Bod
         }
         "/big" => Response::new(Body::from(vec![b'x'; BIG])),
         "/upgrade" => {
-            let upgrade = hyper::upgrade::on(&mut request);
+            let (ours, mut theirs) = tokio::io::duplex(1024);
             tokio::spawn(async move {
-                let mut io = TokioIo::new(upgrade.await.unwrap());
                 let mut piece = [0; 1024];
-                while let Ok(read @ 1..) = io.read(&mut piece).await {
-                    io.write_all(&piece[..read].to_ascii_uppercase()).await.unwrap();
+                while let Ok(read @ 1..) = theirs.read(&mut piece).await {
+                    theirs.write_all(&piece[..read].to_ascii_uppercase()).await.unwrap();
                 }
             });
             let response = Response::builder()
                 .status(101)
                 .header("connection", "upgrade")
                 .header("upgrade", "raw");
-            response.body(Body::empty()).unwrap()
+            let mut response = response.body(Body::empty()).unwrap();
+            Upgraded::new(ours).ride(&mut response);
+            response
         }
-        _ => match with_body(request).into_body().collect().await {
+        _ => match request.into_body().collect().await {
             Ok(body) => Response::new(Body::from(body.to_bytes())),
             Err(error) => {
                 seen.broken_bodies.fetch_add(1, Ordering::SeqCst);
@@ -392,9 +393,45 @@ async fn a_client_that_hangs_up_drops_the_service_even_behind_pipelined_bytes() 
         .await
         .unwrap();
     until(|| bench.begun() == 1).await;
+    client.set_zero_linger().unwrap();
     drop(client);
     until(|| bench.seen.dropped.load(Ordering::SeqCst) == 1).await;
     assert_eq!(bench.begun(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_has_only_said_all_that_it_will_gets_its_answer() {
+    let bench = bench(options()).await;
+    for (path, answered) in [("/", "hello"), ("/hold", "held"), ("/stream", "0\r\n\r\n")] {
+        let mut client = bench.connect().await;
+        client.write_all(post(path, "hello").as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+        let released = tokio::spawn({
+            let seen = bench.seen.clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                seen.release.notify_one();
+            }
+        });
+        let answer = rest(&mut client).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(answered),
+            "{answer}"
+        );
+        released.await.unwrap();
+        // What is left of the release of one that did not wait for it.
+        let _ = tokio::time::timeout(Duration::from_millis(1), bench.seen.release.notified()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_without_end_is_not_kept_for_a_client_that_may_have_left() {
+    let bench = bench(options()).await;
+    let mut client = bench.connect().await;
+    client.write_all(get("/stream").as_bytes()).await.unwrap();
+    within(client.read_u8()).await.unwrap();
+    client.shutdown().await.unwrap();
+    until(|| bench.stats.open.load(Ordering::Relaxed) == 0).await;
 }
 
 #[tokio::test]
@@ -410,7 +447,7 @@ async fn a_body_that_breaks_after_its_head_was_served_gets_the_refusal() {
     let answer = rest(&mut client).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     assert!(answer.contains("a chunk does not end where its size says"), "{answer}");
-    assert_eq!(bench.seen.dropped.load(Ordering::SeqCst), 1);
+    assert_eq!(bench.seen.broken_bodies.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
@@ -740,6 +777,7 @@ async fn requests_and_tunnels_are_counted_while_they_last() {
     // A client that leaves in the middle of its request.
     busy.write_all(get("/hold").as_bytes()).await.unwrap();
     until(|| bench.stats.load() == load(2, 1, 1)).await;
+    busy.set_zero_linger().unwrap();
     drop(busy);
     until(|| bench.stats.load() == load(1, 0, 1)).await;
     // A refused one.

@@ -3,7 +3,7 @@
 use super::Flaw;
 use super::head::is_token_byte;
 
-/// The most bytes of chunk extensions in one body: less than where hyper gives up.
+/// The most bytes of chunk extensions in one body.
 const MAX_EXTENSIONS: usize = 8 * 1024;
 /// The most bytes of the trailer section.
 const MAX_TRAILERS: usize = 8 * 1024;

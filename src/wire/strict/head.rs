@@ -2,7 +2,7 @@
 
 use super::{Flaw, MAX_FIELDS};
 
-/// The longest request-target that hyper can hold.
+/// The longest request-target that the types of a request can hold.
 const MAX_TARGET: usize = u16::MAX as usize - 2;
 
 /// How the body behind a head is framed.
@@ -279,7 +279,7 @@ fn number(digits: &[u8]) -> u64 {
     })
 }
 
-/// `1*DIGIT` (RFC 9110 §8.6), within what hyper and a 63-bit backend can count. No leading zeros: the grammar has them,
+/// `1*DIGIT` (RFC 9110 §8.6), within what a 63-bit backend can count. No leading zeros: the grammar has them,
 /// but to some they mean an octal number.
 pub(super) fn content_length(value: &[u8]) -> Result<u64, Flaw> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) || matches!(value, [b'0', _, ..]) {

@@ -132,14 +132,19 @@ fn nothing_behind_the_end_of_a_request_is_looked_at_before_the_next_is_asked_for
         first,
         Advance {
             release: bytes.len() - 6,
-            ended: true
+            ended: true,
+            head: Some(HeadEnd {
+                length: bytes.len() - 6,
+                chunked: false
+            })
         }
     );
     assert_eq!(
         checker.advance(&bytes[first.release..]).unwrap(),
         Advance {
             release: 0,
-            ended: true
+            ended: true,
+            head: None
         }
     );
     checker.next_message();

@@ -127,30 +127,3 @@ const fn seen(arrived: bool) -> &'static str {
 }
 
 impl StdError for UpstreamError {}
-
-/// The error of a connection, read as what it means for the request that was on it.
-pub(super) fn classify(error: &hyper::Error, client_failed: bool, arrived: bool) -> UpstreamError {
-    let detail = chain(error);
-    if client_failed || error.is_body_write_aborted() {
-        UpstreamError::ClientBody(detail)
-    } else if error.is_parse() {
-        UpstreamError::BadResponse(detail)
-    } else {
-        UpstreamError::Reset { detail, arrived }
-    }
-}
-
-/// An error and its causes on one line.
-pub(super) fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}

@@ -7,18 +7,17 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connect::{self, Connection};
-use super::stats::Counters;
-use super::upload::Upload;
+use super::connect;
+use super::connection::Connection;
+use super::stats::{Counters, Open};
 use super::{UpstreamError, UpstreamOptions};
 
-/// A connection that was put back an instant ago may have to come to rest: its own task has yet to run. One that does
-/// not in this time is closed: its backend answered without ever reading the end of the request.
-const SETTLE: Duration = Duration::from_millis(50);
+/// How often idle connections are looked at: one that the backend has closed keeps a socket until then.
+const SWEEP: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -61,85 +60,53 @@ impl Pool {
     }
 
     /// An idle connection that is still good, or a new one; `true` for one that was used before.
-    pub(super) async fn connection(self: &Arc<Self>) -> Result<(Connection, bool), UpstreamError> {
+    pub(super) async fn connection(self: &Arc<Self>) -> Result<(Box<Connection>, bool), UpstreamError> {
         while let Some(mut connection) = self.take() {
-            let ready =
-                connection.sender.is_ready() || matches!(timeout(SETTLE, connection.sender.ready()).await, Ok(Ok(())));
-            if ready {
-                self.counters.reused.fetch_add(1, Ordering::Relaxed);
+            self.counters.reused.fetch_add(1, Ordering::Relaxed);
+            if connection.is_good() {
                 return Ok((connection, true));
             }
+            self.counters.retries.fetch_add(1, Ordering::Relaxed);
         }
-        let opened = connect::open(&self.options, &self.counters).await;
+        let opened = connect::stream(&self.options, Open::new(&self.counters)).await;
         let counter = if opened.is_ok() {
             &self.counters.connects
         } else {
             &self.counters.connect_failures
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.start_sweeping();
-        opened.map(|connection| (connection, false))
+        opened.map(|stream| (Box::new(Connection::new(stream)), false))
     }
 
-    fn take(&self) -> Option<Connection> {
+    fn take(&self) -> Option<Box<Connection>> {
         let mut idle = self.idle();
-        while let Some(last) = idle.pop() {
+        while let Some(mut last) = idle.pop() {
             if last.since.elapsed() >= self.options.idle_timeout {
                 // All those below have been idle for longer.
                 idle.clear();
                 return None;
             }
-            if self.may_be_used_again(&last.connection) {
+            if self.may_be_used_again(&mut last.connection) {
                 return Some(last.connection);
             }
         }
         None
     }
 
-    /// A connection whose response has been read to its end. Its place is given up when it is back in the pool, or
-    /// gone; a backend that answered before the end of the upload keeps both busy until then.
-    pub(super) fn finish(
-        self: &Arc<Self>,
-        connection: Connection,
-        place: OwnedSemaphorePermit,
-        rest: Option<(Arc<Upload>, Duration)>,
-        reusable: bool,
-    ) {
-        match rest {
-            Some((upload, quiet)) if !upload.ended() => {
-                let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-                    return;
-                };
-                let pool = Arc::clone(self);
-                runtime.spawn(async move {
-                    if let Some(connection) = see_through(connection, &upload, quiet).await
-                        && reusable
-                    {
-                        pool.put(connection);
-                    }
-                    drop(place);
-                });
-            }
-            Some(_) | None => {
-                if reusable {
-                    self.put(connection);
-                }
-                drop(place);
-            }
-        }
+    /// Whether a connection is neither closed, as far as the runtime was told, nor too old.
+    fn may_be_used_again(&self, connection: &mut Connection) -> bool {
+        let is_young = |limit| connection.age() < limit;
+        self.options.max_age.is_none_or(is_young) && !connection.is_known_to_be_spent()
     }
 
-    fn may_be_used_again(&self, connection: &Connection) -> bool {
-        let is_young = |most| connection.link.age() < most;
-        !connection.sender.is_closed() && self.options.max_age.is_none_or(is_young)
-    }
-
-    fn put(&self, connection: Connection) {
-        if self.may_be_used_again(&connection) {
+    /// Takes a connection back whose exchange has ended.
+    pub(super) fn put(self: &Arc<Self>, mut connection: Box<Connection>) {
+        if self.may_be_used_again(&mut connection) {
             self.idle().push(Idle {
                 connection,
                 since: Instant::now(),
             });
+            self.start_sweeping();
         }
     }
 
@@ -152,15 +119,17 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes connections that have been idle for too long and forgets those that the backend has closed (their
-    /// sockets are closed already: hyper drops a socket when it reads the end of an idle connection).
+    /// Closes connections that have been idle for too long and those that the backend has closed, while there are any.
     fn start_sweeping(self: &Arc<Self>) {
-        if self.sweeping.swap(true, Ordering::AcqRel) {
+        if self.sweeping.load(Ordering::Relaxed) || self.sweeping.swap(true, Ordering::AcqRel) {
             return;
         }
-        let every = (self.options.idle_timeout / 2).clamp(Duration::from_millis(50), Duration::from_secs(30));
-        let pool = Arc::downgrade(self);
-        tokio::spawn(sweep(pool, every));
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            self.sweeping.store(false, Ordering::Release);
+            return;
+        };
+        let every = (self.options.idle_timeout / 2).clamp(Duration::from_millis(20), SWEEP);
+        runtime.spawn(sweep(Arc::downgrade(self), every));
     }
 }
 
@@ -169,24 +138,19 @@ async fn sweep(pool: Weak<Pool>, every: Duration) {
         sleep(every).await;
         let Some(pool) = pool.upgrade() else { return };
         let limit = pool.options.idle_timeout;
-        let keep = |idle: &Idle| idle.since.elapsed() < limit && !idle.connection.sender.is_closed();
-        let gone: Vec<Idle> = pool.idle().extract_if(.., |idle| !keep(idle)).collect();
-        // Dropped here, not under the lock.
-        drop(gone);
-    }
-}
-
-/// Lets an upload end whose response has been read already. `None` when it failed or stood still for `quiet`.
-async fn see_through(mut connection: Connection, upload: &Upload, quiet: Duration) -> Option<Connection> {
-    loop {
-        let deadline = super::after(upload.last_moved().max(connection.link.last_write()), quiet);
-        if deadline <= Instant::now() {
-            return None;
+        let keep = |idle: &mut Idle| idle.since.elapsed() < limit && !idle.connection.is_known_to_be_spent();
+        let mut idle = pool.idle();
+        let gone: Vec<Idle> = idle.extract_if(.., |idle| !keep(idle)).collect();
+        let done = idle.is_empty();
+        if done {
+            // Under the lock: whoever puts one back after this starts another sweeper.
+            pool.sweeping.store(false, Ordering::Release);
         }
-        match tokio::time::timeout_at(deadline, connection.sender.ready()).await {
-            Ok(Ok(())) => return Some(connection),
-            Ok(Err(_)) => return None,
-            Err(_) => {}
+        drop(idle);
+        // Not under the lock.
+        drop(gone);
+        if done {
+            return;
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
@@ -10,24 +9,29 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::socket::Link;
+use super::stats::Open;
 
-/// The TCP connection. It notes in the [`Link`] what the kernel has taken: over TLS that is what counts, as bytes that
-/// were sealed and not sent are known to nobody (F4).
+/// The TCP connection. It counts what the kernel has taken: over TLS that is what matters, as bytes that were sealed and
+/// not sent are known to nobody (F4).
 #[derive(Debug)]
 pub(super) struct Wire {
     tcp: TcpStream,
-    link: Arc<Link>,
+    written: u64,
+    _open: Open,
 }
 
 impl Wire {
-    pub(super) const fn new(tcp: TcpStream, link: Arc<Link>) -> Self {
-        Self { tcp, link }
+    pub(super) const fn new(tcp: TcpStream, open: Open) -> Self {
+        Self {
+            tcp,
+            written: 0,
+            _open: open,
+        }
     }
 
-    fn written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn count(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(count)) = &result {
-            self.link.wrote(*count);
+            self.written += *count as u64;
         }
         result
     }
@@ -43,7 +47,7 @@ impl io::Read for Kernel<'_> {
     }
 }
 
-/// What a [`super::socket::Socket`] reads and writes.
+/// The connection, as messages are read from it and written to it.
 #[derive(Debug)]
 pub(super) enum Stream {
     Clear(Wire),
@@ -51,16 +55,21 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Reads what the kernel has at this moment, whatever the runtime was told: at most one byte in clear. Pending
-    /// leaves nobody to be woken: it is for after a read that did so.
-    pub(super) fn ask_kernel(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = match self {
+    /// Bytes that the kernel has taken since the connection was opened.
+    pub(super) fn written(&self) -> u64 {
+        match self {
+            Self::Clear(wire) => wire.written,
+            Self::Tls(tls) => tls.get_ref().0.written,
+        }
+    }
+
+    /// Whether the backend has closed the connection, or said something unasked, as far as the kernel knows at this
+    /// moment, whatever the runtime was told. A connection of which this is true is of no more use: what was read is lost.
+    pub(super) fn is_spent(&mut self) -> bool {
+        let asked = match self {
             Self::Clear(wire) => {
                 let mut byte = [0_u8; 1];
-                io::Read::read(&mut Kernel(&wire.tcp), &mut byte).map(|count| {
-                    buf.put_slice(byte.get(..count).unwrap_or_default());
-                    true
-                })
+                io::Read::read(&mut Kernel(&wire.tcp), &mut byte).map(|_count| true)
             }
             Self::Tls(tls) => {
                 let (wire, session) = tls.get_mut();
@@ -73,15 +82,7 @@ impl Stream {
                 })
             }
         };
-        match (read, self) {
-            (Ok(true), Self::Clear(_)) => Poll::Ready(Ok(())),
-            (Ok(true), Self::Tls(tls)) => Pin::new(tls.as_mut()).poll_read(cx, buf),
-            (Ok(false), _) => Poll::Pending,
-            (Err(error), _) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                Poll::Pending
-            }
-            (Err(error), _) => Poll::Ready(Err(error)),
-        }
+        asked.unwrap_or_else(|error| !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted))
     }
 }
 
@@ -94,7 +95,7 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.tcp).poll_write(cx, buf);
-        self.written(result)
+        self.count(result)
     }
 
     fn poll_write_vectored(
@@ -103,7 +104,7 @@ impl AsyncWrite for Wire {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
-        self.written(result)
+        self.count(result)
     }
 
     fn is_write_vectored(&self) -> bool {

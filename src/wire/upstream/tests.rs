@@ -2,15 +2,19 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use http::HeaderValue;
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::lifecycle::Drain;
+use crate::session::clock::SystemClock;
+use crate::wire::server::{self, Edge, ServerOptions};
 
 mod deadlines;
 mod framing;
@@ -129,6 +133,39 @@ fn channel() -> (tokio::sync::mpsc::Sender<Result<Bytes, std::io::Error>>, Body)
         receiver.recv().await.map(|item| (item, receiver))
     });
     (sender, Body::from_stream(stream))
+}
+
+/// A client of the edge with the pool behind it, as in the bridge: `serve` answers.
+async fn front<F, A>(serve: F) -> Peer
+where
+    F: Fn(Request<Body>) -> A + Clone + Send + Sync + Unpin + 'static,
+    A: Future<Output = Response<Body>> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let edge = Edge {
+        options: ServerOptions {
+            max_connections: 16,
+            max_header_size: 8 * 1024,
+            header_timeout: PATIENCE,
+            keep_alive_timeout: PATIENCE,
+            stall_timeout: PATIENCE,
+        },
+        tls: None,
+        proxy_protocol: None,
+        render: Arc::new(|refusal| {
+            let mut response = Response::new(Bytes::from(refusal.to_string()));
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            response
+        }),
+        drain: Drain::new(),
+        clock: Arc::new(SystemClock),
+        stats: Arc::default(),
+    };
+    // Each request in a task of its own: it outlives a client that hangs up.
+    let service = hyper::service::service_fn(move |request| tokio::spawn(serve(request)));
+    tokio::spawn(server::serve(listener, edge, service));
+    BufReader::new(TcpStream::connect(address).await.unwrap())
 }
 
 async fn text(response: Response<UpstreamBody>) -> String {

@@ -108,6 +108,11 @@ impl RawStream {
     }
 
     /// Reads once more; `false` when the peer has closed.
+    /// Says that nothing more will come; reads on.
+    pub(crate) async fn end(&mut self) {
+        self.stream.shutdown().await.expect("an open stream");
+    }
+
     async fn fill(&mut self) -> bool {
         let read = tokio::time::timeout(STUCK, self.stream.read_buf(&mut self.buffer)).await;
         matches!(read.expect("bytes or an end within the deadline"), Ok(count) if count > 0)

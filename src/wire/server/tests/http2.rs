@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use http_body_util::{Full, StreamBody};
+use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::super::opening::PREFACE;
 use super::*;

@@ -1,6 +1,6 @@
 //! Deadlines, blame, and back pressure in both directions.
 
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use super::*;
 
@@ -296,42 +296,4 @@ async fn a_refusal_in_mid_upload_is_passed_on_though_the_connection_is_reset() {
         .unwrap();
     assert_eq!(response.status(), 413);
     assert_eq!(text(response).await, "big");
-}
-
-#[tokio::test]
-async fn a_socket_keeps_a_failed_write_back_until_its_reader_has_found_the_end() {
-    use std::pin::Pin;
-    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (stream, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-    let link = Arc::new(socket::Link::new(stats::Open::new(&Arc::default())));
-    let stream = stream::Stream::Clear(stream::Wire::new(stream.unwrap(), Arc::clone(&link)));
-    let mut socket = socket::Socket::new(stream, Arc::clone(&link));
-    reset(BufReader::new(accepted.unwrap().0));
-
-    let (waker, wakes) = counting_waker();
-    let mut cx = Context::from_waker(&waker);
-    assert!(Pin::new(&mut socket).poll_write(&mut cx, b"x").is_pending());
-    assert_eq!(wakes.get(), 1, "the reader must run");
-    link.verify();
-    let mut buffer = [0; 8];
-    let mut buffer = ReadBuf::new(&mut buffer);
-    assert!(Pin::new(&mut socket).poll_read(&mut cx, &mut buffer).is_ready());
-    assert!(buffer.filled().is_empty());
-    assert_eq!(wakes.get(), 2, "the writer must run");
-    let written = Pin::new(&mut socket).poll_write(&mut cx, b"x");
-    assert!(matches!(written, Poll::Ready(Err(_))), "{written:?}");
-    assert_eq!(link.written(), 0);
-}
-
-fn counting_waker() -> (std::task::Waker, Count) {
-    struct Wake(Count);
-    impl std::task::Wake for Wake {
-        fn wake(self: Arc<Self>) {
-            self.0.add(1);
-        }
-    }
-    let count = Count::default();
-    (Arc::new(Wake(count.clone())).into(), count)
 }

@@ -1,4 +1,4 @@
-//! What goes over the wire, byte for byte, and what hyper makes of odd answers.
+//! What goes over the wire, byte for byte, and what becomes of odd answers.
 
 use super::*;
 
@@ -81,7 +81,7 @@ async fn received_head(request: Request<Body>) -> Received {
     receiver.recv().await.unwrap()
 }
 
-/// Client, server side of hyper, this pool, backend: as in the bridge.
+/// Client, edge, this pool, backend: as in the bridge.
 #[tokio::test]
 async fn field_names_keep_their_case_in_both_directions() {
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
@@ -98,7 +98,7 @@ async fn field_names_keep_their_case_in_both_directions() {
     })
     .await;
     let upstream = upstream(address);
-    let (mut client, _failures) = front(upstream).await;
+    let (mut client, _failures) = proxied(upstream).await;
     client
         .write_all(b"GET /x HTTP/1.1\r\nhOsT: shop\r\nauthORIZATION: a\r\nX-Y: b\r\nx-y: c\r\n\r\n")
         .await
@@ -112,43 +112,31 @@ async fn field_names_keep_their_case_in_both_directions() {
     }
 }
 
-/// A client of the server side of hyper with the pool behind it, as in the bridge; failures come out of the receiver.
-async fn front(upstream: Upstream) -> (Peer, tokio::sync::mpsc::UnboundedReceiver<UpstreamError>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+/// A client with the edge and the pool behind it; failures come out of the receiver.
+async fn proxied(upstream: Upstream) -> (Peer, tokio::sync::mpsc::UnboundedReceiver<UpstreamError>) {
     let (failures, receiver) = tokio::sync::mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let (upstream, failures) = (upstream.clone(), failures.clone());
-            // A task of its own: it outlives a client that hangs up.
-            tokio::spawn(async move {
-                let mut request = request.map(Body::new);
-                crate::wire::headers::strip_request(request.headers_mut());
-                request.headers_mut().insert("x-added", HeaderValue::from_static("1"));
-                match upstream.send(request, PATIENCE).await {
-                    Ok(response) => response.map(Body::new),
-                    Err(error) => {
-                        failures.send(error).unwrap();
-                        Response::builder().status(502).body(Body::empty()).unwrap()
-                    }
+    let client = front(move |mut request: Request<Body>| {
+        let (upstream, failures) = (upstream.clone(), failures.clone());
+        async move {
+            crate::wire::headers::strip_request(request.headers_mut());
+            request.headers_mut().insert("x-added", HeaderValue::from_static("1"));
+            match upstream.send(request, PATIENCE).await {
+                Ok(response) => response.map(Body::new),
+                Err(error) => {
+                    failures.send(error).unwrap();
+                    Response::builder().status(502).body(Body::empty()).unwrap()
                 }
-            })
-        });
-        let io = hyper_util::rt::TokioIo::new(stream);
-        hyper::server::conn::http1::Builder::new()
-            .preserve_header_case(true)
-            .serve_connection(io, service)
-            .await
+            }
+        }
     });
-    (BufReader::new(TcpStream::connect(address).await.unwrap()), receiver)
+    (client.await, receiver)
 }
 
 const EXPECTING: &[u8] = b"POST / HTTP/1.1\r\nHost: shop\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
 
 #[tokio::test]
 async fn a_client_that_waits_for_a_100_gets_it_once_the_backend_is_there() {
-    let (mut client, _failures) = front(upstream(answering(OK).await)).await;
+    let (mut client, _failures) = proxied(upstream(answering(OK).await)).await;
     client.write_all(EXPECTING).await.unwrap();
     assert_eq!(read_head(&mut client).await.unwrap(), "HTTP/1.1 100 Continue\r\n\r\n");
     client.write_all(b"hello").await.unwrap();
@@ -158,7 +146,7 @@ async fn a_client_that_waits_for_a_100_gets_it_once_the_backend_is_there() {
 #[tokio::test]
 async fn a_client_that_waits_for_a_100_sends_nothing_to_a_backend_that_is_not_there() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let (mut client, mut failures) = front(upstream(nobody)).await;
+    let (mut client, mut failures) = proxied(upstream(nobody)).await;
     client.write_all(EXPECTING).await.unwrap();
     assert!(read_head(&mut client).await.unwrap().starts_with("HTTP/1.1 502 "));
     assert_eq!(failures.recv().await.unwrap().kind(), "connect");
@@ -171,7 +159,7 @@ async fn a_client_that_hangs_up_in_mid_upload_is_told_from_a_failing_backend() {
     })
     .await;
     let pool = upstream(address);
-    let (mut client, mut failures) = front(pool.clone()).await;
+    let (mut client, mut failures) = proxied(pool.clone()).await;
     let half = b"POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 50\r\n\r\nhello";
     client.write_all(half).await.unwrap();
     until("the request is under way", || pool.stats().open == 1).await;

@@ -1,0 +1,186 @@
+//! One connection to the backend, and one exchange on it.
+
+use std::io;
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{Method, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::error::UpstreamError;
+use super::outgoing::Outgoing;
+use super::stream::Stream;
+use crate::wire::h1::{HeadScan, Length, read_response};
+use crate::wire::reading::Reading;
+use crate::wire::timer::Timer;
+
+/// The largest response head, in bytes.
+const MAX_HEAD: usize = 256 * 1024;
+
+/// An open connection. Dropped, it is closed.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) stream: Stream,
+    born: Instant,
+    reading: Reading,
+    /// What was read and not looked at.
+    pub(super) unread: BytesMut,
+    scan: HeadScan,
+    /// The backend takes no more bytes. Whether it has answered all the same is for the reader to find out: it may refuse
+    /// an upload half-way and close, and our next write fails while its answer waits to be read.
+    write_failed: bool,
+    /// The deadline of the exchange in hand. It stays set from one to the next, which costs less than a new one each.
+    pub(super) alarm: Timer,
+}
+
+/// A response without its body.
+pub(super) struct Head {
+    pub(super) response: Response<()>,
+    pub(super) length: Length,
+}
+
+impl Connection {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            born: Instant::now(),
+            reading: Reading::default(),
+            unread: BytesMut::new(),
+            scan: HeadScan::default(),
+            write_failed: false,
+            alarm: Timer::default(),
+        }
+    }
+
+    /// How long ago it was opened.
+    pub(super) fn age(&self) -> std::time::Duration {
+        self.born.elapsed()
+    }
+
+    /// Whether the runtime has been told that it is closed, or that there is something unasked for.
+    pub(super) fn is_known_to_be_spent(&mut self) -> bool {
+        let mut byte = [0_u8; 1];
+        let mut buf = ReadBuf::new(&mut byte);
+        let mut cx = Context::from_waker(Waker::noop());
+        !self.unread.is_empty() || Pin::new(&mut self.stream).poll_read(&mut cx, &mut buf).is_ready()
+    }
+
+    /// Whether it may be written to once more: it is asked of the runtime, then of the kernel (F4). The runtime learns of
+    /// a closed connection only when it next looks at its events, which under load is long enough to write a request into
+    /// the void.
+    pub(super) fn is_good(&mut self) -> bool {
+        !self.is_known_to_be_spent() && !self.stream.is_spent()
+    }
+
+    /// Writes of the request what can be written now.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>, outgoing: &mut Outgoing) {
+        if self.write_failed {
+            return;
+        }
+        if let Poll::Ready(Err(_)) = outgoing.poll_write(cx, &mut self.stream) {
+            self.write_failed = true;
+        }
+    }
+
+    /// Whether the backend has stopped taking the request.
+    pub(super) const fn has_failed_to_send(&self) -> bool {
+        self.write_failed
+    }
+
+    /// Reads the head of the response to a `method` request. `inform` is told of informational ones.
+    pub(super) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        method: &Method,
+        inform: &mut impl FnMut(Response<()>),
+    ) -> Poll<Result<Head, Failure>> {
+        loop {
+            while let Some(length) = self.scan.advance(&mut self.unread) {
+                self.scan = HeadScan::default();
+                let head = self.unread.split_to(length).freeze();
+                let mut response = read_response(&head).map_err(|error| Failure::Unreadable(error.to_string()))?;
+                let status = response.status();
+                if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+                    inform(response);
+                    continue;
+                }
+                let length =
+                    Length::settle(method, &mut response).map_err(|error| Failure::Unreadable(error.to_string()))?;
+                return Poll::Ready(Ok(Head { response, length }));
+            }
+            if self.unread.len() >= MAX_HEAD {
+                return Poll::Ready(Err(Failure::Unreadable("its head is too large".to_owned())));
+            }
+            match ready!(self.reading.poll(&mut self.stream, cx, &mut self.unread)) {
+                Ok(0) => return Poll::Ready(Err(Failure::Ended("the connection was closed".to_owned()))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Err(Failure::Ended(error.to_string()))),
+            }
+        }
+    }
+
+    /// Reads more of a body: `false` at the end of the stream.
+    pub(super) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        self.reading
+            .poll(&mut self.stream, cx, &mut self.unread)
+            .map_ok(|read| read > 0)
+    }
+
+    /// All that was read and belongs to the body, at most `limit` bytes.
+    pub(super) fn take(&mut self, limit: u64) -> Bytes {
+        let length = self.unread.len().min(usize::try_from(limit).unwrap_or(usize::MAX));
+        if length == self.unread.len() {
+            return mem::take(&mut self.unread).freeze();
+        }
+        self.unread.split_to(length).freeze()
+    }
+}
+
+/// Why a connection gave no response.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It ended before the head was complete.
+    Ended(String),
+    /// What came is no head that can be used.
+    Unreadable(String),
+}
+
+impl Failure {
+    /// As the requester is told. `arrived`: whether the backend may have seen any of the request.
+    pub(super) fn explain(self, arrived: bool) -> UpstreamError {
+        match self {
+            Self::Ended(detail) => UpstreamError::Reset { detail, arrived },
+            Self::Unreadable(what) => UpstreamError::BadResponse(what),
+        }
+    }
+}
+
+/// The connection of a protocol that was switched to, with what had been read of it.
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let length = self.unread.len().min(buf.remaining());
+        buf.put_slice(self.unread.get(..length).unwrap_or_default());
+        self.unread.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

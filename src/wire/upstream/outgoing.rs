@@ -1,0 +1,261 @@
+//! A request on its way to the backend: its head and what there is of its body, with as few writes as it comes in pieces.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request};
+use http_body::Body as _;
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
+
+use crate::wire::h1::{LAST_CHUNK, write_chunk_size, write_request, write_trailers};
+use crate::wire::headers::members;
+
+/// Up to how much is put together for one write.
+const TOGETHER: usize = 16 * 1024;
+/// Data of this size is written from where it is rather than copied.
+const LARGE: usize = 8 * 1024;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) method: Method,
+    /// The head, small pieces and framing; then `large`; then `behind`. Kept while nothing has left, for another connection.
+    out: BytesMut,
+    large: Bytes,
+    behind: &'static [u8],
+    /// How much of them was written.
+    position: usize,
+    body: Body,
+    framing: Framing,
+    /// The trailers that were announced.
+    announced: Vec<HeaderName>,
+    ended: bool,
+    unflushed: bool,
+    /// What the client's body failed with.
+    failed: Option<String>,
+    /// The backend would take more, the client sends nothing.
+    awaits_client: bool,
+    /// When something last moved.
+    moved: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// What is left of the length that was told.
+    Sized(u64),
+    Chunked,
+}
+
+impl Outgoing {
+    /// Gives the request the framing of this hop.
+    pub(super) fn new(request: Request<Body>) -> Self {
+        let (mut head, body) = request.into_parts();
+        head.headers.remove(TRANSFER_ENCODING);
+        let told = head.headers.get(CONTENT_LENGTH);
+        let told: Option<u64> = told.and_then(|told| told.to_str().ok()?.parse().ok());
+        let framing = match (body.size_hint().exact(), told) {
+            _ if body.is_end_stream() => Framing::Sized(told.unwrap_or(0)),
+            (Some(length), _) => {
+                if told != Some(length) {
+                    head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+                }
+                Framing::Sized(length)
+            }
+            (None, Some(length)) => Framing::Sized(length),
+            (None, None) => {
+                head.headers
+                    .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                Framing::Chunked
+            }
+        };
+        let announced = members(&head.headers, &TRAILER)
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
+            .collect();
+        let mut out = BytesMut::with_capacity(2048);
+        let head = Request::from_parts(head, ());
+        write_request(&mut out, &head);
+        Self {
+            method: head.method().clone(),
+            out,
+            large: Bytes::new(),
+            behind: b"",
+            position: 0,
+            ended: framing == Framing::Sized(0),
+            body,
+            framing,
+            announced,
+            unflushed: false,
+            failed: None,
+            awaits_client: false,
+            moved: Instant::now(),
+        }
+    }
+
+    /// Begins again on another connection: nothing has left on the first. `false` when that cannot be done.
+    pub(super) fn rewind(&mut self) -> bool {
+        self.position = 0;
+        self.unflushed = false;
+        self.failed.is_none() && !self.out.is_empty()
+    }
+
+    /// Whether all of it was written.
+    pub(super) fn is_sent(&self) -> bool {
+        self.ended && self.left() == 0 && !self.unflushed && self.failed.is_none()
+    }
+
+    /// What the client's body failed with, if it did.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// The backend would take more, the client sends nothing.
+    pub(super) const fn awaits_client(&self) -> bool {
+        self.awaits_client
+    }
+
+    /// When something of it last moved.
+    pub(super) const fn last_moved(&self) -> Instant {
+        self.moved
+    }
+
+    /// Writes what can be written now. Ready when all of it was, or the client's body has failed.
+    ///
+    /// # Errors
+    /// That of the connection.
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        loop {
+            self.gather(cx);
+            if self.failed.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            while self.left() > 0 {
+                let written = ready!(self.write_some(cx, io))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.position += written;
+                self.unflushed = true;
+                self.moved = Instant::now();
+            }
+            if self.unflushed {
+                ready!(Pin::new(&mut *io).poll_flush(cx))?;
+                self.unflushed = false;
+            }
+            if self.ended {
+                return Poll::Ready(Ok(()));
+            }
+            self.forget();
+            if self.awaits_client {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn left(&self) -> usize {
+        self.out.len() + self.large.len() + self.behind.len() - self.position
+    }
+
+    fn forget(&mut self) {
+        self.out.clear();
+        self.large = Bytes::new();
+        self.behind = b"";
+        self.position = 0;
+    }
+
+    fn write_some(&self, cx: &mut Context<'_>, io: &mut (impl AsyncWrite + Unpin)) -> Poll<io::Result<usize>> {
+        let (out, skip) = behind(&self.out, self.position);
+        if self.large.is_empty() && self.behind.is_empty() {
+            return Pin::new(io).poll_write(cx, out);
+        }
+        let (large, skip) = behind(&self.large, skip);
+        let (end, _) = behind(self.behind, skip);
+        Pin::new(io).poll_write_vectored(cx, &[out, large, end].map(IoSlice::new))
+    }
+
+    /// Asks the client's body for what it has, up to a limit.
+    fn gather(&mut self, cx: &mut Context<'_>) {
+        self.awaits_client = false;
+        // What was begun is written before more is added.
+        while !self.ended && self.position == 0 && self.large.is_empty() && self.out.len() < TOGETHER {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => {
+                    self.awaits_client = true;
+                    return;
+                }
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.moved = Instant::now();
+                    match frame.into_data() {
+                        Ok(data) => self.push(data),
+                        Err(frame) => self.finish(frame.into_trailers().ok().as_ref()),
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => self.fail(error.to_string()),
+                Poll::Ready(None) => self.finish(None),
+            }
+        }
+    }
+
+    fn fail(&mut self, what: String) {
+        (self.ended, self.failed) = (true, Some(what));
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        let end: &'static [u8] = match &mut self.framing {
+            Framing::Sized(left) => match left.checked_sub(data.len() as u64) {
+                Some(rest) => {
+                    *left = rest;
+                    b""
+                }
+                None => return self.fail("it is longer than was told".to_owned()),
+            },
+            Framing::Chunked => {
+                write_chunk_size(&mut self.out, data.len());
+                b"\r\n"
+            }
+        };
+        if data.len() < LARGE {
+            self.out.extend_from_slice(&data);
+            self.out.extend_from_slice(end);
+        } else {
+            (self.large, self.behind) = (data, end);
+        }
+        if self.framing == Framing::Sized(0) {
+            self.ended = true;
+        } else if self.large.is_empty() && self.body.is_end_stream() {
+            self.finish(None);
+        }
+    }
+
+    fn finish(&mut self, trailers: Option<&HeaderMap>) {
+        self.ended = true;
+        match (self.framing, trailers) {
+            (Framing::Sized(0), _) => {}
+            (Framing::Sized(_), _) => self.fail("it is shorter than was told".to_owned()),
+            (Framing::Chunked, None) => self.out.extend_from_slice(LAST_CHUNK),
+            (Framing::Chunked, Some(trailers)) => {
+                write_trailers(&mut self.out, trailers, |name| self.announced.contains(name));
+            }
+        }
+        self.moved = Instant::now();
+    }
+}
+
+/// What of `part` comes after `skip` bytes, and how many bytes are to be skipped behind it.
+fn behind(part: &[u8], skip: usize) -> (&[u8], usize) {
+    match part.get(skip..) {
+        Some(rest) => (rest, 0),
+        None => (b"", skip - part.len()),
+    }
+}
