@@ -16,7 +16,7 @@ use crate::support::bridge::{Bridge, BridgeBuilder};
 use crate::support::pki::{Authority, Identity};
 
 const SOON: Duration = Duration::from_secs(10);
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 const REQUEST: &str =
     "GET /a HTTP/1.1\r\nHost: shop.example\r\nX-Install-Id: 9e201bab-1ccf-47d1-82e0-90d71ee5fd2c\r\n\r\n";
 
