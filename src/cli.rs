@@ -134,7 +134,7 @@ pub struct ServeArgs {
     /// Where sessions are kept: memory:, sqlite://PATH or redis://HOST:PORT/DB (store.url)
     ///
     /// redis-sentinel://HOST:PORT,HOST:PORT/MASTER and redis-cluster://HOST:PORT,HOST:PORT too, and rediss:// and so on
-    /// over TLS; postgres://USER@HOST/DATABASE and mysql://USER@HOST/DATABASE.
+    /// over TLS; postgres://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE, memcached://HOST:PORT,HOST:PORT.
     ///
     /// A password given here can be seen by every user of this machine: better write it in the file or in
     /// SESSION_BRIDGE_STORE__URL.

@@ -35,7 +35,7 @@ pub use sections::{
     NearCache, OnMissing, OnStoreError, OnUnreadable, Ops, PemFile, Rate, Route, RouteSession, Server, ServerTls,
     Session, Store, Upstream,
 };
-pub use url::{Address, Encryption, RedisTopology, RedisUrl, SqlKind, SqlUrl, StoreUrl, UpstreamUrl};
+pub use url::{Address, Encryption, MemcachedUrl, RedisTopology, RedisUrl, SqlKind, SqlUrl, StoreUrl, UpstreamUrl};
 
 use document::{FILE_VARIABLE, Table, from_toml, overlay_environment, overlay_flags};
 use reader::Reader;

@@ -5,6 +5,7 @@
 //! | [`memory`] | nothing: one process | nothing | trials, tests |
 //! | [`sql`] (SQLite) | nothing: one process | a restart, a kill, a power cut | one machine |
 //! | [`redis`] | all replicas | what Redis survives | two replicas and more |
+//! | [`memcached`] | all replicas | nothing | two replicas that may lose sessions |
 //! | [`sql::server`] (PostgreSQL, MySQL, MariaDB) | all replicas | what the database survives | two replicas and more |
 //!
 //! [`sealed`] is a layer over any of them. [`near_cache`] lies beside [`redis`]: copies in this process of what was read
@@ -16,6 +17,7 @@
 //! on condition (`cells`).
 
 mod cells;
+pub mod memcached;
 pub mod memory;
 pub mod near_cache;
 mod patience;

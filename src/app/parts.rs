@@ -26,8 +26,8 @@ use crate::bridge::turns::Turns;
 use crate::bridge::unreadable::OnUnreadable;
 use crate::bridge::{self};
 use crate::config::{
-    self, Config, IdFormat, OnMissing, OnStoreError, RedisTopology, RedisUrl, RouteSession, Secret, SqlKind, SqlUrl,
-    StoreUrl,
+    self, Config, IdFormat, MemcachedUrl, OnMissing, OnStoreError, RedisTopology, RedisUrl, RouteSession, Secret,
+    SqlKind, SqlUrl, StoreUrl,
 };
 use crate::lifecycle::Drain;
 use crate::metrics::Metrics;
@@ -38,6 +38,7 @@ use crate::session::install_id::Format;
 use crate::session::quota::Quota;
 use crate::session::record::{CookiePolicy, Lifetime, Snapshot};
 use crate::session::store::SessionStore;
+use crate::store::memcached::{self, MemcachedOptions};
 use crate::store::memory::MemoryStore;
 use crate::store::near_cache::{Listener, NearCache};
 use crate::store::redis::{Address, Login, RedisOptions, RedisStore, Servers};
@@ -113,6 +114,7 @@ async fn open_backend(
             };
             Arc::new(RedisStore::connect(options, clock))
         }
+        StoreUrl::Memcached(url) => Arc::new(memcached::connect(memcached(url, store), clock)),
         StoreUrl::Sql(url) => Arc::new(server::connect(sql(url, store)?, clock)),
     })
 }
@@ -148,6 +150,18 @@ fn redis(url: &RedisUrl, store: &config::Store) -> Result<RedisOptions, StartErr
         wait_replicas: store.wait_replicas,
         listener: None,
     })
+}
+
+fn memcached(url: &MemcachedUrl, store: &config::Store) -> MemcachedOptions {
+    let servers = url.servers.iter().map(|server| memcached::Address {
+        host: server.host.clone(),
+        port: server.port,
+    });
+    MemcachedOptions {
+        servers: servers.collect(),
+        timeout: store.timeout,
+        key_prefix: store.key_prefix.clone(),
+    }
 }
 
 fn sql(url: &SqlUrl, store: &config::Store) -> Result<SqlOptions, StartError> {

@@ -116,6 +116,11 @@ impl Commit {
                 self.metrics.commits_abandoned(Abandoned::Unreadable, 1);
                 Committed::lost(change.sent)
             }
+            Err(error @ StoreError::TooLarge(_)) => {
+                tracing::error!(install = %key, %error, "a session change is lost");
+                self.metrics.commits_abandoned(Abandoned::TooLarge, 1);
+                Committed::lost(change.sent)
+            }
             Err(error) => self.not_yet(key, change, lease, &error),
         }
     }

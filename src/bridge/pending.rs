@@ -272,6 +272,11 @@ impl Pending {
                     self.losses.tell(Some(key), Abandoned::Unreadable, 1);
                     None
                 }
+                Err(error @ StoreError::TooLarge(_)) => {
+                    tracing::error!(install = %key, %error, "what waits cannot be stored");
+                    self.losses.tell(Some(key), Abandoned::TooLarge, 1);
+                    None
+                }
                 Err(error) => {
                     *last_failure = Some((Instant::now(), error.clone()));
                     return Err(error);

@@ -429,7 +429,7 @@ impl Sessions {
         self.metrics
             .store_operation(operation, StoreResult::from(&result), started.elapsed());
         match &result {
-            Ok(_) | Err(StoreError::Corrupt(_) | StoreError::Unreadable(_)) => {
+            Ok(_) | Err(StoreError::Corrupt(_) | StoreError::Unreadable(_) | StoreError::TooLarge(_)) => {
                 if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::AcqRel) {
                     self.recovered.notify_one();
                 }

@@ -24,6 +24,13 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long what is written to try the store out is there, should its removal fail.
 const REHEARSAL: Duration = Duration::from_secs(5);
 
+/// How often it is tried out where several servers have their shares.
+const REHEARSALS: usize = 60;
+
+/// What is to be known of Memcached.
+const FORGETFUL: &str = "answers; Memcached forgets sessions when it is full, and all of them with a restart: to whom they \
+                         belong that is a log-out";
+
 /// Checks, and reports on standard output. Exit code 0 when all is well, 1 when something does not answer, 2 for a bad
 /// configuration.
 pub async fn run(arguments: ConfigArgs) -> ExitCode {
@@ -82,6 +89,7 @@ async fn store(config: &Config) -> Result<String, String> {
     let outcome = match (answer, &store.url) {
         (Err(error), _) => Err(error),
         (Ok(()), StoreUrl::Redis(_) | StoreUrl::Sql(_)) => rehearse(&*opened, config.limits.is_set()).await,
+        (Ok(()), StoreUrl::Memcached(_)) => rehearse_often(&*opened, config.limits.is_set()).await,
         (Ok(()), StoreUrl::Memory | StoreUrl::Sqlite { .. }) => Ok(false),
     };
     let unreplicated = opened.stats().unreplicated;
@@ -91,9 +99,18 @@ async fn store(config: &Config) -> Result<String, String> {
         return Err("answers, but refuses what near_cache.enabled needs: CLIENT TRACKING, PTTL".to_owned());
     }
     Ok(match unreplicated {
+        0 if matches!(store.url, StoreUrl::Memcached(_)) => FORGETFUL.to_owned(),
         0 => "answers".to_owned(),
         _ => "answers, but fewer replicas than store.wait_replicas have what is written".to_owned(),
     })
+}
+
+/// So often that each of a few servers has its turn.
+async fn rehearse_often(store: &dyn SessionStore, counts: bool) -> Result<bool, StoreError> {
+    for _ in 0..REHEARSALS {
+        rehearse(store, counts).await?;
+    }
+    Ok(false)
 }
 
 /// Does what requests do, for an installation that there is not: the user may lack the right to some of it.

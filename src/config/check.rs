@@ -160,6 +160,15 @@ fn store(reader: &mut Reader, tree: &Table, parts: &Parts) {
             }
             return sql(store, url, tls, contradiction);
         }
+        StoreUrl::Memcached(_) => {
+            for key in [tls, password_file, sentinel, replicas].into_iter().flatten() {
+                contradiction(
+                    &[key, "store.url"],
+                    "is of no use with a store in Memcached, which store.url names",
+                );
+            }
+            return;
+        }
         StoreUrl::Memory | StoreUrl::Sqlite { .. } => {
             for key in [tls, password_file].into_iter().flatten() {
                 contradiction(
@@ -229,7 +238,9 @@ fn near_cache(reader: &mut Reader, tree: &Table, parts: &Parts) {
         StoreUrl::Memory | StoreUrl::Sqlite { .. } => {
             "is for a store in Redis; the one that store.url names is in this process and needs no copies"
         }
-        StoreUrl::Sql(_) => "is for a store in Redis; the one that store.url names does not tell of changes",
+        StoreUrl::Sql(_) | StoreUrl::Memcached(_) => {
+            "is for a store in Redis; the one that store.url names does not tell of changes"
+        }
     };
     reader.contradiction(tree, &["near_cache.enabled", "store.url"], message);
 }

@@ -271,6 +271,22 @@ fn the_url_of_a_database_server_says_all_that_it_takes() {
     );
 }
 
+#[test]
+fn the_url_of_memcached_names_its_servers() {
+    let store = with_upstream("store.url = \"memcached://a,b:1,[::1]:2/\"")
+        .unwrap()
+        .store;
+    let StoreUrl::Memcached(url) = &store.url else {
+        panic!("it is of Memcached")
+    };
+    let servers = url
+        .servers
+        .iter()
+        .map(|server| format!("{} {}", server.host, server.port));
+    assert_eq!(servers.collect::<Vec<_>>(), ["a 11211", "b 1", "::1 2"]);
+    assert_eq!(url.to_string(), "memcached://a,b:1,[::1]:2");
+}
+
 /// What the URL says, in one line.
 fn redis(text: &str) -> String {
     let store = with_upstream(&format!("store.url = \"{text}\"")).unwrap().store;
@@ -460,13 +476,13 @@ const WRONG: &[(&str, &str)] = &[
     ("store.url = \"memory\"", "bridge.toml:1: store.url: a store in memory is written \"memory:\""),
     ("store.url = \"sqlite://\"", "bridge.toml:1: store.url: the path of the file is missing: sqlite://session-bridge.db, or sqlite:///var/lib/…"),
     ("store.url = \"sqlite://x?mode=ro\"", "bridge.toml:1: store.url: takes a path and no options: no ? or # in it"),
-    ("store.url = \"sqlite:x\"", "bridge.toml:1: store.url: sqlite: must be followed by //; expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE"),
-    ("store.url = \"redi://h\"", "bridge.toml:1: store.url: no such kind of store: expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE; did you mean `redis:`?"),
+    ("store.url = \"sqlite:x\"", "bridge.toml:1: store.url: sqlite: must be followed by //; expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE or memcached://HOST:PORT"),
+    ("store.url = \"redi://h\"", "bridge.toml:1: store.url: no such kind of store: expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE or memcached://HOST:PORT; did you mean `redis:`?"),
     ("store.url = \"redis://\"", "bridge.toml:1: store.url: expected redis://HOST:PORT/DB; in a password, write / as %2F and @ as %40"),
     ("store.url = \"redis://h/zero\"", "bridge.toml:1: store.url: after the host comes the number of the database: redis://HOST:PORT/0"),
     ("store.url = \"redis://:a@b@h\"", "bridge.toml:1: store.url: in a user name or password, write @ : / [ ] % and what is not ASCII as %40 and so on"),
-    ("store.url = \"redis:h\"", "bridge.toml:1: store.url: redis: must be followed by //; expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE"),
-    ("store.url = \"redis-sentinal://h\"", "bridge.toml:1: store.url: no such kind of store: expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE; did you mean `redis-sentinel:`?"),
+    ("store.url = \"redis:h\"", "bridge.toml:1: store.url: redis: must be followed by //; expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE or memcached://HOST:PORT"),
+    ("store.url = \"redis-sentinal://h\"", "bridge.toml:1: store.url: no such kind of store: expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE or memcached://HOST:PORT; did you mean `redis-sentinel:`?"),
     ("store.url = \"redis://h:0\"", "bridge.toml:1: store.url: after the host and a colon comes the port, from 1 to 65535"),
     ("store.url = \"redis://h:65536\"", "bridge.toml:1: store.url: after the host and a colon comes the port, from 1 to 65535"),
     ("store.url = \"redis://::1\"", "bridge.toml:1: store.url: an IPv6 address stands in brackets: [::1]:6379"),
@@ -546,11 +562,19 @@ const WRONG: &[(&str, &str)] = &[
     ("session.create = \"prefetch\"", "bridge.toml:1: session.create: \"prefetch\" is not available in this version"),
     ("session.create = \"derive\"", "bridge.toml:1: session.create: \"derive\" is not available in this version"),
     ("upstream.http2 = true", "bridge.toml:1: upstream.http2: true is not available in this version"),
-    ("store.url = \"memcached://h\"", "bridge.toml:1: store.url: a memcached:// store is not available in this version"),
+    // Memcached.
+    ("store.url = \"memcached:h\"", "bridge.toml:1: store.url: memcached: must be followed by //; expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE or memcached://HOST:PORT"),
+    ("store.url = \"memcached://u:hunter2@h\"", "bridge.toml:1: store.url: Memcached is spoken to without a user or a password"),
+    ("store.url = \"memcached://h/0\"", "bridge.toml:1: store.url: takes hosts and nothing else: memcached://HOST:PORT,HOST:PORT"),
+    ("store.url = \"memcached://h:1,h:1\"", "bridge.toml:1: store.url: names a server twice"),
+    ("store.url = \"memcached://h,\"", "bridge.toml:1: store.url: expected memcached://HOST:PORT,HOST:PORT; in a password, write / as %2F and @ as %40"),
+    ("store.url = \"memcache://h\"", "bridge.toml:1: store.url: no such kind of store: expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE or memcached://HOST:PORT; did you mean `memcached:`?"),
+    ("store.url = \"memcached://h\"\nstore.wait_replicas = 1", "bridge.toml:2: store.wait_replicas: is of no use with a store in Memcached, which store.url names"),
+    ("store.url = \"memcached://h\"\nnear_cache.enabled = true", "bridge.toml:2: near_cache.enabled: is for a store in Redis; the one that store.url names does not tell of changes"),
     // Database servers.
     ("store.url = \"postgres://h\"", "bridge.toml:1: store.url: names no user: postgres://USER@HOST:PORT/DATABASE"),
     ("store.url = \"mysql://u@h\"", "bridge.toml:1: store.url: after the host comes the name of the database: mysql://USER@HOST:PORT/DATABASE"),
-    ("store.url = \"postgres:u@h/d\"", "bridge.toml:1: store.url: postgres: must be followed by //; expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE"),
+    ("store.url = \"postgres:u@h/d\"", "bridge.toml:1: store.url: postgres: must be followed by //; expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE or memcached://HOST:PORT"),
     ("store.url = \"postgres://u@h/a/b\"", "bridge.toml:1: store.url: after the host comes the name of the database: postgres://USER@HOST:PORT/DATABASE"),
     ("store.url = \"postgres://u@h:0/d\"", "bridge.toml:1: store.url: after the host and a colon comes the port, from 1 to 65535"),
     ("store.url = \"postgres://u@::1/d\"", "bridge.toml:1: store.url: an IPv6 address stands in brackets: [::1]:5432"),
@@ -561,7 +585,7 @@ const WRONG: &[(&str, &str)] = &[
     ("store.url = \"mysql://u@h/d?x=1\"", "bridge.toml:1: store.url: has an option that is not known here: there are ssl-mode and max_connections"),
     ("store.url = \"postgres://u@h/d?sslmode=allow\"", "bridge.toml:1: store.url: sslmode is one of disable, prefer, require, verify-ca, verify-full"),
     ("store.url = \"mysql://u@h/d?max_connections=0\"", "bridge.toml:1: store.url: max_connections is a number from 1 to 1000"),
-    ("store.url = \"postgre://u@h/d\"", "bridge.toml:1: store.url: no such kind of store: expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE; did you mean `postgres:`?"),
+    ("store.url = \"postgre://u@h/d\"", "bridge.toml:1: store.url: no such kind of store: expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE or memcached://HOST:PORT; did you mean `postgres:`?"),
     ("store.url = \"postgres://u@h/d\"\nstore.wait_replicas = 1", "bridge.toml:2: store.wait_replicas: is for a store in Redis, and store.url names another one"),
     ("store.url = \"postgres://u@h/d\"\nnear_cache.enabled = true", "bridge.toml:2: near_cache.enabled: is for a store in Redis; the one that store.url names does not tell of changes"),
 ];

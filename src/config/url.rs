@@ -8,9 +8,11 @@ use http::uri::Authority;
 use super::document::Node;
 use super::reader::{Fault, nearest};
 
+mod memcached;
 mod servers;
 mod sql;
 
+pub use memcached::MemcachedUrl;
 pub use servers::{Address, RedisTopology, RedisUrl};
 pub use sql::{Encryption, SqlKind, SqlUrl};
 
@@ -125,6 +127,8 @@ pub enum StoreUrl {
     Redis(RedisUrl),
     /// In PostgreSQL, MySQL or MariaDB.
     Sql(SqlUrl),
+    /// In Memcached, for as long as that keeps it.
+    Memcached(MemcachedUrl),
 }
 
 /// The URL without user name and password, for people to read.
@@ -135,6 +139,7 @@ impl fmt::Display for StoreUrl {
             Self::Sqlite { path } => write!(f, "sqlite://{}", path.display()),
             Self::Redis(url) => url.fmt(f),
             Self::Sql(url) => url.fmt(f),
+            Self::Memcached(url) => url.fmt(f),
         }
     }
 }
@@ -142,13 +147,12 @@ impl fmt::Display for StoreUrl {
 /// The names of all schemes but `memory:`.
 fn schemes() -> impl Iterator<Item = &'static str> {
     let others = servers::schemes().chain(sql::schemes());
-    std::iter::once("sqlite").chain(others)
+    ["sqlite", memcached::SCHEME].into_iter().chain(others)
 }
 
 pub(super) fn store_url(node: &Node) -> Result<StoreUrl, Fault> {
-    const EXPECTED: &str = "expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE or \
-                            mysql://USER@HOST/DATABASE";
-    const LATER: [&str; 1] = ["memcached"];
+    const EXPECTED: &str = "expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE, \
+                            mysql://USER@HOST/DATABASE or memcached://HOST:PORT";
     let text = node.text()?;
     if text == "memory:" {
         return Ok(StoreUrl::Memory);
@@ -160,26 +164,24 @@ pub(super) fn store_url(node: &Node) -> Result<StoreUrl, Fault> {
             _ if schemes().any(|name| name == scheme) => {
                 node.fault(format!("{scheme}: must be followed by //; {EXPECTED}"))
             }
-            _ => no_such_kind(node, scheme, &LATER, EXPECTED),
+            _ => no_such_kind(node, scheme, EXPECTED),
         });
     };
     match scheme {
         "memory" => Err(node.fault("a store in memory is written \"memory:\"")),
         "sqlite" => sqlite(node, rest),
+        memcached::SCHEME => memcached::memcached_url(node, rest).map(StoreUrl::Memcached),
         _ => {
             let redis = || servers::redis_url(node, scheme, rest).map(|url| url.map(StoreUrl::Redis));
             let sql = || sql::sql_url(node, scheme, rest).map(|url| url.map(StoreUrl::Sql));
             redis()
                 .or_else(sql)
-                .unwrap_or_else(|| Err(no_such_kind(node, scheme, &LATER, EXPECTED)))
+                .unwrap_or_else(|| Err(no_such_kind(node, scheme, EXPECTED)))
         }
     }
 }
 
-fn no_such_kind(node: &Node, scheme: &str, later: &[&str], expected: &str) -> Fault {
-    if let Some(later) = later.iter().find(|later| **later == scheme) {
-        return node.fault(format!("a {later}:// store is not available in this version"));
-    }
+fn no_such_kind(node: &Node, scheme: &str, expected: &str) -> Fault {
     let hint = nearest(scheme, std::iter::once("memory").chain(schemes()));
     let hint = hint.map_or_else(String::new, |near| format!("; did you mean `{near}:`?"));
     node.fault(format!("no such kind of store: {expected}{hint}"))

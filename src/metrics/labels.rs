@@ -169,6 +169,8 @@ label! {
         Corrupt = "corrupt",
         /// The record cannot be read.
         Unreadable = "unreadable",
+        /// The record is larger than the store takes.
+        TooLarge = "too_large",
         /// The answer to a change was lost.
         Ambiguous = "ambiguous",
     }
@@ -182,6 +184,7 @@ impl<T> From<&Result<T, StoreError>> for StoreResult {
             Err(StoreError::Timeout) => Self::Timeout,
             Err(StoreError::Corrupt(_)) => Self::Corrupt,
             Err(StoreError::Unreadable(_)) => Self::Unreadable,
+            Err(StoreError::TooLarge(_)) => Self::TooLarge,
             Err(StoreError::Ambiguous(_)) => Self::Ambiguous,
         }
     }
@@ -250,6 +253,8 @@ label! {
         Expired = "expired",
         /// What the store holds cannot be read.
         Unreadable = "unreadable",
+        /// The session became larger than the store takes.
+        TooLarge = "too_large",
         /// The store was not back before the replica stopped.
         Shutdown = "shutdown",
     }

@@ -188,6 +188,8 @@ pub enum StoreError {
     Corrupt(String),
     /// The record cannot be read; the store itself is well.
     Unreadable(Unreadable),
+    /// The record is larger than the store takes; it was not stored, and never will be.
+    TooLarge(String),
     /// The call may or may not have taken effect: the answer to a change was lost. Read before deciding.
     Ambiguous(String),
 }
@@ -201,6 +203,7 @@ impl StoreError {
             Self::Timeout => "timeout",
             Self::Corrupt(_) => "corrupt",
             Self::Unreadable(_) => "unreadable",
+            Self::TooLarge(_) => "too_large",
             Self::Ambiguous(_) => "ambiguous",
         }
     }
@@ -213,6 +216,7 @@ impl fmt::Display for StoreError {
             Self::Timeout => write!(f, "the store did not answer in time"),
             Self::Corrupt(what) => write!(f, "the store holds something unreadable: {what}"),
             Self::Unreadable(unreadable) => write!(f, "{unreadable}"),
+            Self::TooLarge(why) => write!(f, "the record is too large for the store: {why}"),
             Self::Ambiguous(why) => write!(f, "the store's answer was lost, the change may have happened: {why}"),
         }
     }
@@ -359,7 +363,8 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Whether the store can serve reads and writes just now.
     fn ping(&self) -> StoreFuture<'_, ()>;
 
-    /// A short name of the kind of store, for logs and metrics: `memory`, `sqlite`, `redis`, `postgres`, `mysql`.
+    /// A short name of the kind of store, for logs and metrics: `memory`, `sqlite`, `redis`,
+    /// `memcached`, `postgres`, `mysql`.
     fn kind(&self) -> &'static str;
 
     /// What it counts itself, for metrics. A layer over a store passes on what that counts.

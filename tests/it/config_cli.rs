@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use crate::support::bridge::{Bridge, session_bridge};
 use crate::support::client::Call;
+use crate::support::memcached::MemcachedServer;
 use crate::support::pki::Authority;
 use crate::support::process::Process;
 use crate::support::redis::RedisServer;
 use crate::support::shop::Shop;
+use crate::support::sql::{Kind, SqlServer};
 use crate::support::{InstallId, unused_port};
 
 /// A run of the program that came to its end.
@@ -78,10 +80,7 @@ async fn all_errors_are_reported_at_once_and_none_shows_a_value() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_this_version_cannot_do_is_an_error_and_not_ignored() {
     let base = "upstream.url = \"http://127.0.0.1:1\"\n";
-    for (line, key) in [
-        ("store.url = \"memcached://h:11211\"", "store.url"),
-        ("upstream.http2 = true", "upstream.http2"),
-    ] {
+    for (line, key) in [("upstream.http2 = true", "upstream.http2")] {
         let run = run(&["check"], Some(&format!("{base}{line}\n")), &[]).await;
         assert_eq!(run.code, 2, "{line}: {}", run.stderr);
         run.assert_says(&["session-bridge.toml:2", key, "not available"]);
@@ -304,6 +303,40 @@ async fn check_tells_what_the_user_at_redis_may_not_do_and_leaves_nothing_for_lo
         "{}",
         unreplicated.stdout
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tries_databases_and_memcached_and_says_what_memcached_forgets() {
+    let shop = Shop::start().await;
+    let checked = async |url: &str| {
+        let config = format!("upstream.url = \"{}\"\nstore.url = \"{url}\"\n", shop.url());
+        run(&["check"], Some(&config), &[]).await
+    };
+    for kind in [Kind::Postgres, Kind::MariaDb] {
+        let mut server = SqlServer::start(kind);
+        let good = checked(&server.url()).await;
+        assert_eq!(good.code, 0, "{}{}", good.stdout, good.stderr);
+        let wrong = checked(&server.url_as("bridge:hunter2")).await;
+        assert_eq!(wrong.code, 1, "{}", wrong.stdout);
+        server.kill();
+        let down = checked(&server.url()).await;
+        assert_eq!(down.code, 1, "{}", down.stdout);
+        for said in [&good, &wrong, &down] {
+            let said = format!("{}{}", said.stdout, said.stderr);
+            assert!(
+                !said.contains("hunter2") && !said.contains("p%40ss") && !said.contains("p@ss"),
+                "{said}"
+            );
+        }
+    }
+    let mut servers = [(); 2].map(|()| MemcachedServer::start());
+    let url = MemcachedServer::url_of(&servers);
+    let good = checked(&url).await;
+    assert_eq!(good.code, 0, "{}{}", good.stdout, good.stderr);
+    assert!(good.stdout.contains("Memcached forgets"), "{}", good.stdout);
+    servers[1].kill();
+    let half = checked(&url).await;
+    assert_eq!(half.code, 1, "one of the servers is away: {}", half.stdout);
 }
 
 #[tokio::test(flavor = "multi_thread")]

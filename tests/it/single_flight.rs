@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::support::InstallId;
 use crate::support::client::Call;
 use crate::support::fleet::{self, Fleet};
+use crate::support::memcached::MemcachedServer;
 use crate::support::raw::RawStream;
 use crate::support::shop::Shop;
 use crate::support::sql::{Kind, SqlServer};
@@ -79,6 +80,12 @@ async fn a_thousand_first_requests_start_one_session_over_postgres() {
 async fn a_thousand_first_requests_start_one_session_over_mariadb() {
     let server = SqlServer::start(Kind::MariaDb);
     storm(&server.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_first_requests_start_one_session_over_memcached() {
+    let servers = [(); 3].map(|()| MemcachedServer::start());
+    storm(&MemcachedServer::url_of(&servers)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod contract;
+mod memcached;
 mod memory;
 mod near;
 mod redis;

@@ -7,6 +7,7 @@ pub(crate) mod cluster;
 pub(crate) mod crowd;
 pub(crate) mod fleet;
 pub(crate) mod gate;
+pub(crate) mod memcached;
 pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod raw;

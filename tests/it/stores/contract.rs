@@ -804,7 +804,8 @@ fn quota(most: u32, within: Duration) -> Quota {
 
 async fn a_store_that_serves_says_so(subject: Arc<Subject>) {
     assert_eq!(subject.store.ping().await, Ok(()));
-    assert!(["memory", "sqlite", "redis", "postgres", "mysql"].contains(&subject.store.kind()));
+    let kinds = ["memory", "sqlite", "redis", "memcached", "postgres", "mysql"];
+    assert!(kinds.contains(&subject.store.kind()));
 }
 
 async fn a_closed_store_refuses_every_call(subject: Arc<Subject>) {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::eventually;
 
@@ -111,6 +111,27 @@ impl Drop for Process {
                 .join("\n");
             eprintln!("--- the end of what {} wrote ---\n{tail}\n---", self.name);
         }
+    }
+}
+
+/// Waits until a process that was sent `STOP` has stopped, with all its threads: that takes a moment.
+pub(crate) fn await_stop(pid: u32) {
+    let until = Instant::now() + Duration::from_secs(10);
+    let is_stopped = |thread: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The state follows the name, which is in parentheses.
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    };
+    loop {
+        let mut threads = std::fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        if threads.all(is_stopped) {
+            return;
+        }
+        assert!(Instant::now() < until, "process {pid} does not stop");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::lasting_port;
-use super::process::Process;
+use super::process::{Process, await_stop};
 
 /// How long a server may take to start.
 const START_WITHIN: Duration = Duration::from_secs(60);
@@ -96,34 +96,38 @@ impl SqlServer {
 
     /// Freezes it: it keeps its connections and answers nothing.
     pub(crate) fn stop(&self) {
-        self.signal("STOP");
+        self.signal("STOP").into_iter().for_each(await_stop);
     }
 
     /// Thaws it.
     pub(crate) fn resume(&self) {
-        self.signal("CONT");
+        let _ = self.signal("CONT");
     }
 
     /// Kills it with all its processes: its connections break, and new ones are refused.
     pub(crate) fn kill(&mut self) {
         if self.process.is_some() {
-            self.signal("KILL");
+            let _ = self.signal("KILL");
         }
         self.process = None;
     }
 
     /// To the server, and to the processes that PostgreSQL has for its connections, each in a group of its own.
-    fn signal(&self, signal: &str) {
+    /// Returns who they are.
+    fn signal(&self, signal: &str) -> Vec<u32> {
         let process = self.process.as_ref().expect("a running server");
         let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", process.id()));
         process.signal(signal);
+        let mut all = vec![process.id()];
         for child in children.unwrap_or_default().split_whitespace() {
             // It may have ended by itself.
             let _ = Command::new("kill")
                 .args([&format!("-{signal}"), child])
                 .stderr(Stdio::null())
                 .status();
+            all.extend(child.parse::<u32>());
         }
+        all
     }
 
     /// Carries out a statement, and returns the number in the first column of the first row, if there is one.
