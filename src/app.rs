@@ -10,6 +10,7 @@ mod parts;
 mod probes;
 mod sealing;
 mod traffic;
+mod ways;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -4,7 +4,8 @@
 //! and knows nothing of the others:
 //!
 //! 1. [`access`], [`identify`]: who is it?
-//! 2. [`acquire`]: the session, found, waited for, or to be started.
+//! 2. [`acquire`]: the session, found, waited for, or to be started: by this request, or before it by a [`prefetch`]. Or none
+//!    of that, where the cookie is [computed](mod@derive).
 //! 3. [`outbound`], [`csrf`]: the client's request becomes the backend's.
 //! 4. [`inbound`]: the backend's response loses its cookies. Where it reports a dead session, [`lost`], the request is sent
 //!    once more as if there had been none, with what was [`kept`] of it.
@@ -21,6 +22,7 @@ pub mod admission;
 pub mod change;
 pub mod commit;
 pub mod csrf;
+pub mod derive;
 pub mod flights;
 pub mod identify;
 pub mod inbound;
@@ -31,6 +33,7 @@ pub mod lost;
 pub mod outbound;
 pub mod pending;
 pub mod pointer;
+pub mod prefetch;
 pub mod refuse;
 pub mod route;
 pub mod seen_through;
@@ -56,6 +59,7 @@ use admission::Admitted;
 use change::Change;
 use commit::Commit;
 use csrf::CsrfBridge;
+use derive::Derive;
 use flights::Landing;
 use identify::{IdentifyError, IdentifyOptions, Identity};
 use inbound::InboundBody;
@@ -64,6 +68,7 @@ use kept::Kept;
 use lead::Lead;
 use lost::{Answered, Lost};
 use outbound::Outbound;
+use prefetch::{Prefetch, PrefetchError};
 use refuse::Refusal;
 use route::{Route, Routes, SessionUse};
 use seen_through::{Dispatched, SeenThrough};
@@ -74,10 +79,12 @@ use turns::{Turn, Turns};
 use crate::metrics::{CookieDrop, LostAnswer, Metrics};
 use crate::session::clock::Timestamp;
 use crate::session::cookie::{Cookie, Origin, Rejected, parse_set_cookie};
+use crate::session::install_id::InstallId;
 use crate::session::merge::{Effect, Said};
 use crate::session::record::{Rank, Snapshot};
 use crate::session::store::Key;
 use crate::wire::headers;
+use crate::wire::own_call::OwnCallError;
 use crate::wire::server::{Informer, UnderWay, Unnamed};
 use crate::wire::upgrade;
 use crate::wire::upstream::{Upstream, UpstreamBody, UpstreamError};
@@ -98,6 +105,10 @@ pub struct Parts {
     pub turns: Option<Arc<Turns>>,
     /// Finds sessions.
     pub acquire: Acquire,
+    /// Starts them by a request of its own, where they are started so.
+    pub prefetch: Option<Prefetch>,
+    /// Computes the session cookie, where it is; then no session is looked for, started or stored.
+    pub derive: Option<Derive>,
     /// Stores changes.
     pub commit: Commit,
     /// Slides expiries.
@@ -136,6 +147,14 @@ struct Held {
     place: Option<Admitted>,
     /// When it was known: the request is sent after that.
     at: Timestamp,
+}
+
+/// What a request goes to the backend with.
+enum With<'a> {
+    /// The cookies of its session, if it has one.
+    Held(Option<&'a Held>),
+    /// This `Cookie` field.
+    Cookie(Vec<u8>),
 }
 
 /// What it takes to send a request once more.
@@ -186,7 +205,8 @@ impl Bridge {
             return Err(Refusal::Unauthorized);
         }
 
-        let (request, key) = self.identify(request, route, journal).await?;
+        let (request, id) = self.identify(request, route, journal).await?;
+        let key = id.as_ref().map(InstallId::key);
         journal.identified(key);
         let turn = self.turn(key, route).await?;
         let (mut head, body) = request.into_parts();
@@ -194,8 +214,9 @@ impl Bridge {
             safe: head.method.is_safe(),
             client: parts.outbound.client(&head, peer),
         };
-        let mut held = match key {
-            Some(key) => self.acquire(key, asks, journal).await?,
+        let derived = parts.derive.as_ref().zip(id).map(|(derive, id)| derive.field(&id));
+        let mut held = match key.filter(|_| derived.is_none()) {
+            Some(key) => self.session(key, asks, &head, peer, journal).await?,
             None => None,
         };
 
@@ -211,7 +232,8 @@ impl Bridge {
         };
 
         dispatched.mark();
-        let outgoing = self.outgoing((head, body), peer, held.as_ref(), &origin, journal);
+        let with = derived.map_or_else(|| With::Held(held.as_ref()), With::Cookie);
+        let outgoing = self.outgoing((head, body), peer, with, &origin, journal);
         let (mut response, mut cookies) = self
             .exchange(outgoing, informer.as_ref(), route, held.as_mut(), journal)
             .await?;
@@ -227,8 +249,9 @@ impl Bridge {
                 parts.metrics.session_lost(LostAnswer::Refused);
                 return Err(Refusal::SessionLost);
             };
-            held = self.acquire(dead.key, asks, journal).await?;
-            let outgoing = self.outgoing((head, kept.body()), peer, held.as_ref(), &origin, journal);
+            held = self.session(dead.key, asks, &head, peer, journal).await?;
+            let with = With::Held(held.as_ref());
+            let outgoing = self.outgoing((head, kept.body()), peer, with, &origin, journal);
             (response, cookies) = self
                 .exchange(outgoing, informer.as_ref(), route, held.as_mut(), journal)
                 .await?;
@@ -265,7 +288,7 @@ impl Bridge {
         request: Request<Body>,
         route: &Route,
         journal: &mut Journal,
-    ) -> Result<(Request<Body>, Option<Key>), Refusal> {
+    ) -> Result<(Request<Body>, Option<InstallId>), Refusal> {
         let reject_missing = match route.session {
             SessionUse::Off => return Ok((request, None)),
             SessionUse::Required => self.parts.reject_missing,
@@ -283,7 +306,7 @@ impl Bridge {
             }
         })?;
         match identity {
-            Identity::Known(id) => Ok((Request::from_parts(head, body), Some(id.key()))),
+            Identity::Known(id) => Ok((Request::from_parts(head, body), Some(id))),
             Identity::Missing if reject_missing => Err(Refusal::InstallIdMissing),
             Identity::Missing => Ok((Request::from_parts(head, body), None)),
         }
@@ -301,6 +324,93 @@ impl Bridge {
                 retry_after: RETRY_AFTER,
             });
         turn.map(Some)
+    }
+
+    /// Stage 2: the session, which is started first where that is the bridge's to do.
+    async fn session(
+        &self,
+        key: Key,
+        asks: Asks,
+        head: &Head,
+        peer: SocketAddr,
+        journal: &mut Journal,
+    ) -> Result<Option<Held>, Refusal> {
+        let held = self.acquire(key, asks, journal).await?;
+        let (held, prefetch) = match (held, &self.parts.prefetch) {
+            (Some(held), Some(prefetch)) if held.lead.is_some() => (held, prefetch),
+            (held, _) => return Ok(held),
+        };
+        let outbound = &self.parts.outbound;
+        let host = outbound.host(head);
+        let request = outbound.build(prefetch.head(head), Body::empty(), peer, None, journal.request_id());
+        // A client that leaves leaves a session behind that the next one finds (rule S4).
+        let started = self.parts.tasks.spawn(self.clone().start(held, request, host)).await;
+        match started.map_err(|_panicked| PrefetchError::NoSession).flatten() {
+            Ok(held) => {
+                journal.session(Session::Created);
+                Ok(Some(held))
+            }
+            Err(error) => {
+                journal.cause(&error);
+                Err(match error {
+                    PrefetchError::Call(OwnCallError::Timeout) => Refusal::PrefetchTimeout,
+                    PrefetchError::Call(_) | PrefetchError::Status(_) | PrefetchError::NoSession => {
+                        Refusal::PrefetchFailed
+                    }
+                })
+            }
+        }
+    }
+
+    /// Has the backend start a session by `request`, and stores it, under the lead that is held. Where that fails, the next
+    /// one leads.
+    async fn start(self, held: Held, request: Request<Body>, host: String) -> Result<Held, PrefetchError> {
+        let parts = &self.parts;
+        let Held {
+            key,
+            snapshot,
+            lead,
+            place,
+            at,
+        } = held;
+        let target = request.uri().clone();
+        let called = match &parts.prefetch {
+            Some(prefetch) => prefetch.call(request).await,
+            None => return Err(PrefetchError::NoSession),
+        };
+        // Whatever came of it, one may have been started (rule B3).
+        if let Some(place) = place.filter(|_| !matches!(called, Err(PrefetchError::Call(OwnCallError::Unreachable(_)))))
+        {
+            place.used();
+        }
+        let origin = Origin::new(&host, target.path());
+        let said = Said {
+            rank: Rank::Safe,
+            cookies: self.readable(&called?, &origin, key),
+            at: parts.sessions.now(),
+        };
+        let committed = parts
+            .commit
+            .commit(&key, Change::new(snapshot, at, said, None), lead.as_ref())
+            .await;
+        let landing = committed.landing(&parts.sessions);
+        if let Some(lead) = lead {
+            match &landing {
+                Landing::Session(..) if committed.waits => lead.leave(landing),
+                Landing::Session(..) => lead.end(landing).await,
+                Landing::Barren(_) | Landing::Failed | Landing::Outage(_) => lead.end(Landing::Failed).await,
+            }
+        }
+        match committed.snapshot {
+            Some(snapshot) if parts.sessions.has_session(Some(&snapshot)) => Ok(Held {
+                key,
+                snapshot: Some(snapshot),
+                lead: None,
+                place: None,
+                at: parts.sessions.now(),
+            }),
+            _ => Err(PrefetchError::NoSession),
+        }
     }
 
     /// Stage 2: the session, or the policy for an outage of the store.
@@ -369,14 +479,18 @@ impl Bridge {
         &self,
         (head, body): (Head, Body),
         peer: SocketAddr,
-        held: Option<&Held>,
+        with: With<'_>,
         origin: &Origin<'_>,
         journal: &mut Journal,
     ) -> Request<Body> {
         let parts = &self.parts;
         let now = parts.sessions.now();
+        let (held, derived) = match with {
+            With::Held(held) => (held, None),
+            With::Cookie(cookie) => (None, Some(cookie)),
+        };
         let jar = held.and_then(|held| Some(held.snapshot.as_ref()?.record.jar()));
-        let cookie = jar.and_then(|jar| jar.header(origin, now));
+        let cookie = derived.or_else(|| jar.and_then(|jar| jar.header(origin, now)));
         let mut outgoing = parts.outbound.build(head, body, peer, cookie, journal.request_id());
         if let Some(csrf) = parts.csrf.as_ref().filter(|_| held.is_some()) {
             let token = jar.and_then(|jar| csrf.token(jar, origin, now));

@@ -31,9 +31,9 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use sealing::{KeyFile, Sealing};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Limits, Log, LogFormat, LogLevel, Lost,
-    NearCache, OnMissing, OnStoreError, OnUnreadable, Ops, PemFile, Rate, Route, RouteSession, Server, ServerTls,
-    Session, Store, Upstream,
+    Access, ClientTls, Create, Csrf, Derive, IdFormat, InstallId, JsonPointer, Limits, Log, LogFormat, LogLevel, Lost,
+    NearCache, OnMissing, OnStoreError, OnUnreadable, Ops, PemFile, Prefetch, Rate, Route, RouteSession, Server,
+    ServerTls, Session, Store, Upstream,
 };
 pub use url::{Address, Encryption, MemcachedUrl, RedisTopology, RedisUrl, SqlKind, SqlUrl, StoreUrl, UpstreamUrl};
 

@@ -82,6 +82,26 @@ impl Client {
         })
     }
 
+    /// Trusts nobody: for calls that are made in clear alone.
+    ///
+    /// # Errors
+    /// When the library cannot be set up.
+    pub fn nobody() -> Result<Self, MaterialError> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| MaterialError::new("ca", error.to_string()))?
+            .with_root_certificates(RootCertStore::empty());
+        Ok(Self {
+            config: Arc::new(builder.with_no_client_auth()),
+        })
+    }
+
+    /// The same as a configuration of the library, for a client that makes its connections itself.
+    #[must_use]
+    pub fn config(&self) -> ClientConfig {
+        ClientConfig::clone(&self.config)
+    }
+
     /// Shakes hands over `stream` with the server that is called `host`, a name or an IP address; its certificate must
     /// be for that.
     ///

@@ -2,6 +2,7 @@
 
 mod h1;
 pub mod headers;
+pub mod own_call;
 mod reading;
 pub mod server;
 pub mod strict;

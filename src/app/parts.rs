@@ -7,14 +7,13 @@ use http::HeaderValue;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::{StartError, sealing};
+use super::{StartError, sealing, ways};
 use crate::bridge::access::ApiKeys;
 use crate::bridge::acquire::Acquire;
-use crate::bridge::admission::{Admission, Limits};
+use crate::bridge::admission::Admission;
 use crate::bridge::commit::Commit;
 use crate::bridge::csrf::CsrfBridge;
 use crate::bridge::identify::IdentifyOptions;
-use crate::bridge::lost::Lost;
 use crate::bridge::outbound::Outbound;
 use crate::bridge::pending::Pending;
 use crate::bridge::pointer::Pointer;
@@ -26,8 +25,8 @@ use crate::bridge::turns::Turns;
 use crate::bridge::unreadable::OnUnreadable;
 use crate::bridge::{self};
 use crate::config::{
-    self, Config, IdFormat, MemcachedUrl, OnMissing, OnStoreError, RedisTopology, RedisUrl, RouteSession, Secret,
-    SqlKind, SqlUrl, StoreUrl,
+    self, Config, Create, IdFormat, MemcachedUrl, OnMissing, OnStoreError, RedisTopology, RedisUrl, RouteSession,
+    Secret, SqlKind, SqlUrl, StoreUrl,
 };
 use crate::lifecycle::Drain;
 use crate::metrics::Metrics;
@@ -35,7 +34,6 @@ use crate::session::clock::Clock;
 use crate::session::copies::Copies;
 use crate::session::glob::Glob;
 use crate::session::install_id::Format;
-use crate::session::quota::Quota;
 use crate::session::record::{CookiePolicy, Lifetime, Snapshot};
 use crate::session::store::SessionStore;
 use crate::store::memcached::{self, MemcachedOptions};
@@ -71,6 +69,10 @@ pub async fn open_store_and_copies(
     config: &Config,
     clock: Arc<dyn Clock>,
 ) -> Result<(Arc<dyn SessionStore>, Option<Arc<SnapshotCache>>), StartError> {
+    if config.session.create == Create::Derive {
+        // There is nothing to keep.
+        return Ok((Arc::new(MemoryStore::new(clock)), None));
+    }
     let options = &config.near_cache;
     let cache = || Arc::new(NearCache::new(options.max_entries, options.max_age));
     let copies = options.enabled.then(cache);
@@ -203,7 +205,7 @@ fn sql(url: &SqlUrl, store: &config::Store) -> Result<SqlOptions, StartError> {
 }
 
 /// `section`: the table of the configuration that `material` is in.
-fn client_tls(section: &str, material: &config::ClientTls) -> Result<tls::Client, StartError> {
+pub(super) fn client_tls(section: &str, material: &config::ClientTls) -> Result<tls::Client, StartError> {
     let identity = match (&material.cert, &material.key) {
         (Some(cert), Some(key)) => Some((cert.expose(), key.expose())),
         _ => None,
@@ -364,16 +366,18 @@ pub(super) fn bridge(config: &Config, shared: Shared) -> Result<bridge::Parts, S
         )
         .with_admission(Admission::new(
             Arc::clone(&sessions),
-            limits(&config.limits),
+            ways::limits(&config.limits),
             tasks.clone(),
         )),
+        prefetch: ways::prefetch(config)?,
+        derive: ways::derive(&config.session),
         commit: Commit::new(Arc::clone(&sessions), pending, Arc::clone(&metrics)),
         touch: Touch::new(Arc::clone(&sessions), Arc::clone(&metrics), tasks.clone()),
         sessions,
         upstream,
         metrics,
         tasks,
-        lost: lost(&config.session.lost),
+        lost: ways::lost(&config.session.lost),
         replay_body: config.session.replay_body,
         stateless_on_outage: config.session.on_store_error == OnStoreError::Stateless,
         body_wait: config.session.body_wait,
@@ -397,26 +401,6 @@ fn identify(install_id: &config::InstallId) -> Result<IdentifyOptions, StartErro
 fn csrf(csrf: &config::Csrf) -> Option<CsrfBridge> {
     let (cookie, header) = csrf.cookie.clone().zip(csrf.header.clone())?;
     Some(CsrfBridge::new(cookie, header, csrf.origin.clone()))
-}
-
-fn limits(limits: &config::Limits) -> Limits {
-    let quota = |rate: config::Rate| Quota {
-        most: rate.most,
-        within: rate.within,
-    };
-    Limits {
-        per_address: limits.new_sessions_per_address.map(quota),
-        in_all: limits.new_sessions.map(quota),
-    }
-}
-
-fn lost(lost: &config::Lost) -> Option<Lost> {
-    lost.is_set().then(|| Lost {
-        statuses: lost.status.clone(),
-        redirect: lost.redirect.clone(),
-        header: lost.header.clone(),
-        with_new_cookie: lost.with_new_cookie,
-    })
 }
 
 fn outbound(config: &Config) -> Result<Outbound, StartError> {

@@ -336,12 +336,6 @@ impl Acquire {
         // With a session that is settling there is nothing to win: look who is at it. Otherwise try at once.
         let mut lease = LeaseState::default();
         let mut look = self.sessions.has_session(seen.snapshot.as_deref());
-        // Where it could not lead, too: somebody else may be at it, whose session is not to be missed.
-        let full = self
-            .admission
-            .as_ref()
-            .and_then(|admission| admission.is_full(asks.client));
-        look |= full.is_some();
         loop {
             let asked = Instant::now();
             let until = if *waited { asked + self.store_patience } else { until };
@@ -360,8 +354,17 @@ impl Acquire {
                 lease = state;
             }
             if !lease.held {
+                let full = self
+                    .admission
+                    .as_ref()
+                    .and_then(|admission| admission.is_full(asks.client));
                 if let Some(wait) = full {
-                    return Ok(Wait::Full(wait));
+                    if look {
+                        return Ok(Wait::Full(wait));
+                    }
+                    // Somebody else may be at it, whose session is not to be missed.
+                    look = true;
+                    continue;
                 }
                 match within(until, self.try_win(key, token)).await? {
                     Ok(won) => return Ok(won),

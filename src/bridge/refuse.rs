@@ -11,12 +11,14 @@
 //! | [`Refusal::RequestTimeout`] | 408 | `request-timeout` | |
 //! | [`Refusal::TooManyNewSessions`] | 429 | `too-many-new-sessions` | yes |
 //! | [`Refusal::HeaderTooLarge`] | 431 | `header-too-large` | |
+//! | [`Refusal::PrefetchFailed`] | 502 | `session-prefetch-failed` | |
 //! | [`Refusal::UpstreamUnreachable`] | 502 | `upstream-unreachable` | |
 //! | [`Refusal::UpstreamBadResponse`] | 502 | `upstream-bad-response` | |
 //! | [`Refusal::StoreUnavailable`] | 503 | `store-unavailable` | yes |
 //! | [`Refusal::SessionWaitTimeout`] | 503 | `session-wait-timeout` | yes |
 //! | [`Refusal::Overloaded`] | 503 | `overloaded` | yes |
 //! | [`Refusal::Draining`] | 503 | `draining` | yes |
+//! | [`Refusal::PrefetchTimeout`] | 504 | `session-prefetch-timeout` | |
 //! | [`Refusal::UpstreamTimeout`] | 504 | `upstream-timeout` | |
 //!
 //! The body is `application/problem+json` (RFC 9457): a stable `type`, and a `detail` that says what the caller can do.
@@ -79,6 +81,10 @@ pub enum Refusal {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The backend did not start a session when the bridge asked for one (rule S5). The client's request was not sent.
+    PrefetchFailed,
+    /// It did not answer that in time. The client's request was not sent.
+    PrefetchTimeout,
     /// The request provably never reached the backend.
     UpstreamUnreachable,
     /// The backend did not answer in time.
@@ -114,7 +120,7 @@ struct Problem<'a> {
 
 impl Refusal {
     /// Every slug there is.
-    pub const SLUGS: [&'static str; 16] = [
+    pub const SLUGS: [&'static str; 18] = [
         "install-id-missing",
         "install-id-malformed",
         "unauthorized",
@@ -126,6 +132,8 @@ impl Refusal {
         "session-lost",
         "session-bound-elsewhere",
         "too-many-new-sessions",
+        "session-prefetch-failed",
+        "session-prefetch-timeout",
         "upstream-unreachable",
         "upstream-timeout",
         "upstream-bad-response",
@@ -150,6 +158,12 @@ impl Refusal {
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "header-too-large",
                 "Request header too large",
+            ),
+            Self::PrefetchFailed => row(S::BAD_GATEWAY, "session-prefetch-failed", "Session not started"),
+            Self::PrefetchTimeout => row(
+                S::GATEWAY_TIMEOUT,
+                "session-prefetch-timeout",
+                "Session not started in time",
             ),
             Self::UpstreamUnreachable => row(S::BAD_GATEWAY, "upstream-unreachable", "Upstream unreachable"),
             Self::UpstreamBadResponse => row(S::BAD_GATEWAY, "upstream-bad-response", "Bad upstream response"),
@@ -195,6 +209,14 @@ impl Refusal {
                 "Sessions are being started too fast. The backend was not asked; send the request again later, with \
                  the Install ID of an existing installation where there is one."
             }
+            Self::PrefetchFailed => {
+                "The backend did not start a session for this installation. The request was not sent to it; send it again \
+                 later."
+            }
+            Self::PrefetchTimeout => {
+                "The backend did not start a session for this installation in time. The request was not sent to it; send \
+                 it again later."
+            }
             Self::UpstreamUnreachable => {
                 "The backend could not be reached. The request did not arrive there; it can be sent again."
             }
@@ -237,6 +259,8 @@ impl Refusal {
             | Self::RequestTimeout
             | Self::SessionLost
             | Self::SessionBoundElsewhere
+            | Self::PrefetchFailed
+            | Self::PrefetchTimeout
             | Self::UpstreamUnreachable
             | Self::UpstreamTimeout
             | Self::UpstreamBadResponse => None,
@@ -320,6 +344,8 @@ mod tests {
                 429,
                 "too-many-new-sessions",
             ),
+            (Refusal::PrefetchFailed, 502, "session-prefetch-failed"),
+            (Refusal::PrefetchTimeout, 504, "session-prefetch-timeout"),
             (Refusal::UpstreamUnreachable, 502, "upstream-unreachable"),
             (Refusal::UpstreamTimeout, 504, "upstream-timeout"),
             (Refusal::UpstreamBadResponse, 502, "upstream-bad-response"),

@@ -23,6 +23,7 @@ use super::EXIT_FAILED;
 use super::health::say;
 use crate::app::App;
 use crate::config::{Config, ConfigErrors, File, Flags, Sources};
+use crate::wire::own_call;
 
 pub use shop::{Shop, shop};
 pub use wire::Exchange;
@@ -203,8 +204,8 @@ async fn show_steps(shop: &mut Shop, bridge: SocketAddr, out: &mut (impl Write +
     )?;
     writeln!(out, "session-bridge before it:                         http://{bridge}")?;
     writeln!(out, "\nAn app that knows no cookies, only its Install ID:")?;
-    let app = reqwest::Client::builder()
-        .no_proxy()
+    let app = own_call::client(None)
+        .map_err(io::Error::other)?
         .redirect(reqwest::redirect::Policy::none())
         .timeout(ANSWER_TIMEOUT)
         .build()

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{EXIT_FAILED, EXIT_USAGE, HealthArgs};
+use crate::wire::own_call;
 
 /// How long the whole question may take: less than container runtimes commonly wait.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -72,8 +73,7 @@ async fn ask(url: &str, timeout: Duration) -> Result<(), String> {
                 .to_owned(),
         );
     }
-    let client = reqwest::Client::builder()
-        .no_proxy()
+    let client = own_call::client(None)?
         .redirect(reqwest::redirect::Policy::none())
         .timeout(timeout)
         .build()

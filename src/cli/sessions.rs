@@ -5,11 +5,12 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use reqwest::{Client, Method, StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
 
 use super::health::{operators_url, say};
 use super::{EXIT_FAILED, EXIT_USAGE, SessionArgs, SessionsCommand};
 use crate::config::Ops;
+use crate::wire::own_call;
 
 /// How long the answer may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,7 +47,7 @@ async fn ask(method: Method, arguments: &SessionArgs, ops: &Ops) -> Result<Strin
     url.path_segments_mut()
         .map_err(|()| "ops.listen is no address that can be asked".to_owned())?
         .extend(["sessions", arguments.install_id.expose()]);
-    let client = Client::builder().no_proxy().timeout(TIMEOUT).build().map_err(text)?;
+    let client = own_call::client(None)?.timeout(TIMEOUT).build().map_err(text)?;
     let mut request = client.request(method, url);
     if let Some(token) = &ops.token {
         request = request.bearer_auth(token.expose());

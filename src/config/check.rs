@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 
+use http::{Method, Uri};
+
 use super::document::{Node, Table, Value};
 use super::reader::Reader;
 use super::schema::Parts;
 use super::sealing::{Sealing, same_twice};
-use super::sections::{ClientTls, Csrf, Route, RouteSession, Store};
+use super::sections::{ClientTls, Create, Csrf, Route, RouteSession, Store};
 use super::url::{Encryption, RedisUrl, SqlUrl, StoreUrl};
 
 /// Reports every contradiction.
@@ -49,6 +51,7 @@ pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
     cookies(reader, tree, parts);
     csrf(reader, tree, parts);
     lost(reader, tree, parts);
+    creation(reader, tree, parts);
     store(reader, tree, parts);
     upstream(reader, tree, parts);
     near_cache(reader, tree, parts);
@@ -137,6 +140,49 @@ fn lost(reader: &mut Reader, tree: &Table, parts: &Parts) {
     if lost.with_new_cookie && !lost.is_set() {
         let message = "says when the other signs of session.lost count, and there are none";
         reader.contradiction(tree, &["session.lost.with_new_cookie", "session.lost"], message);
+    }
+}
+
+/// What is set for another way to start a session, or for sessions where none is kept.
+fn creation(reader: &mut Reader, tree: &Table, parts: &Parts) {
+    let session = &parts.session;
+    let prefetch = first_set(&[
+        ("session.prefetch.method", session.prefetch.method != Method::GET),
+        ("session.prefetch.path", session.prefetch.path != Uri::from_static("/")),
+        ("session.prefetch.headers", !session.prefetch.headers.is_empty()),
+    ]);
+    if let Some(key) = prefetch.filter(|_| session.create != Create::Prefetch) {
+        let message = "is for session.create = \"prefetch\"";
+        reader.contradiction(tree, &[key, "session.create"], message);
+    }
+    let derive = first_set(&[
+        ("session.derive.cookie", session.derive.cookie.is_some()),
+        ("session.derive.secret_file", session.derive.secret.is_some()),
+    ]);
+    if session.create != Create::Derive {
+        if let Some(key) = derive {
+            let message = "is for session.create = \"derive\"";
+            reader.contradiction(tree, &[key, "session.create"], message);
+        }
+        return;
+    }
+    if session.derive.cookie.is_none() {
+        let message = "\"derive\" needs session.derive.cookie: the name of the cookie that is computed";
+        reader.contradiction(tree, &["session.create", "session.derive.cookie"], message);
+    }
+    let useless = [
+        ("session.lost", session.lost.is_set()),
+        ("session.csrf", session.csrf.cookie.is_some()),
+        (
+            "limits.new_sessions_per_address",
+            parts.limits.new_sessions_per_address.is_some(),
+        ),
+        ("limits.new_sessions", parts.limits.new_sessions.is_some()),
+        ("near_cache.enabled", parts.near_cache.enabled),
+    ];
+    if let Some(key) = first_set(&useless) {
+        let message = "is for sessions that are kept, and session.create = \"derive\" keeps none";
+        reader.contradiction(tree, &[key, "session.create"], message);
     }
 }
 

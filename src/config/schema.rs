@@ -4,22 +4,22 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName, Method, Uri};
 
 use super::document::{Node, Table};
 use super::reader::{Reader, Section};
 use super::sealing::sealing;
 use super::sections::{
-    Access, ClientTls, Create, Csrf, IdFormat, InstallId, JsonPointer, Limits, Log, LogFormat, LogLevel, Lost,
-    NearCache, OnMissing, OnStoreError, OnUnreadable, Ops, Route, RouteSession, Server, ServerTls, Session, Store,
-    Upstream,
+    Access, ClientTls, Create, Csrf, Derive, IdFormat, InstallId, JsonPointer, Limits, Log, LogFormat, LogLevel, Lost,
+    NearCache, OnMissing, OnStoreError, OnUnreadable, Ops, Prefetch, Route, RouteSession, Server, ServerTls, Session,
+    Store, Upstream,
 };
 use super::url::{StoreUrl, store_url, upstream_url};
 use super::value::{
-    api_key, api_keys_file, boolean, cookie_glob, cookie_name, count, csrf_header, duration, health_path,
-    install_id_header, json_pointer, key_prefix, lasting_pem_file, listen, lost_header, lost_redirect, lost_status,
-    method, network, one_of, only_false, optional_duration, optional_rate, optional_secret, origin, password_file,
-    path_glob, pem_file, positive_duration, size, small_count, token_file,
+    api_key, api_keys_file, boolean, cookie_glob, cookie_name, count, csrf_header, derive_secret_file, duration,
+    header_map, health_path, install_id_header, json_pointer, key_prefix, lasting_pem_file, listen, lost_header,
+    lost_redirect, lost_status, method, network, one_of, only_false, optional_duration, optional_rate, optional_secret,
+    origin, password_file, path_glob, pem_file, positive_duration, size, small_count, target, token_file,
 };
 use crate::session::glob::Glob;
 
@@ -169,7 +169,7 @@ fn install_id(section: &mut Section<'_>) -> InstallId {
 }
 
 fn session(section: &mut Section<'_>) -> Session {
-    section.unavailable(&["prefetch", "derive", "bind", "adopt"]);
+    section.unavailable(&["bind", "adopt"]);
     Session {
         cookies: section.list("cookies", cookie_glob, vec![Glob::new("*")]),
         id_cookies: section.list("id_cookies", cookie_glob, Vec::new()),
@@ -177,9 +177,25 @@ fn session(section: &mut Section<'_>) -> Session {
         max_age: section.value("max_age", optional_duration, None),
         create: section.value(
             "create",
-            one_of(&[("capture", Create::Capture)], &["prefetch", "derive"]),
+            one_of(
+                &[
+                    ("capture", Create::Capture),
+                    ("prefetch", Create::Prefetch),
+                    ("derive", Create::Derive),
+                ],
+                &[],
+            ),
             Create::Capture,
         ),
+        prefetch: section.table("prefetch", |prefetch| Prefetch {
+            method: prefetch.value("method", method, Method::GET),
+            path: prefetch.value("path", target, Uri::from_static("/")),
+            headers: prefetch.value("headers", header_map, HeaderMap::new()),
+        }),
+        derive: section.table("derive", |derive| Derive {
+            cookie: derive.value("cookie", cookie_name, None),
+            secret: derive.value("secret_file", derive_secret_file, None),
+        }),
         create_wait: section.value("create_wait", duration, seconds(10)),
         body_wait: section.value("body_wait", duration, seconds(2)),
         max_in_flight: Some(section.value("max_in_flight", count(0..=10_000), 0)).filter(|most| *most > 0),

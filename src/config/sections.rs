@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use ipnet::IpNet;
 
 use super::sealing::Sealing;
@@ -122,6 +122,10 @@ pub struct Session {
     pub max_age: Option<Duration>,
     /// How a session starts.
     pub create: Create,
+    /// The request that starts one, with [`Create::Prefetch`].
+    pub prefetch: Prefetch,
+    /// How the cookie is computed, with [`Create::Derive`].
+    pub derive: Derive,
     /// How long a request waits for another one that is starting the session. May be zero.
     pub create_wait: Duration,
     /// How long after its head the body of a response may hold those who wait. May be zero.
@@ -161,6 +165,26 @@ impl Lost {
     pub const fn is_set(&self) -> bool {
         !self.status.is_empty() || self.redirect.is_some() || self.header.is_some()
     }
+}
+
+/// `session.prefetch`: the request by which the bridge has the backend start a session.
+#[derive(Clone, Debug)]
+pub struct Prefetch {
+    /// Its method.
+    pub method: Method,
+    /// Its path, with a query or without.
+    pub path: Uri,
+    /// Its fields, beside those that say who the client is.
+    pub headers: HeaderMap,
+}
+
+/// `session.derive`: a session cookie that is computed from the Install ID.
+#[derive(Clone, Debug, Default)]
+pub struct Derive {
+    /// The name of the cookie. Set if and only if sessions are derived.
+    pub cookie: Option<String>,
+    /// What the file that `secret_file` names holds; unset: the Install ID itself is the value.
+    pub secret: Option<Secret>,
 }
 
 /// `session.csrf`: a cookie whose value the backend wants in a header field, too. Off where nothing is set.
@@ -317,6 +341,10 @@ pub enum OnMissing {
 pub enum Create {
     /// From the first ordinary response that starts one.
     Capture,
+    /// By a request of the bridge's own.
+    Prefetch,
+    /// Not at all: the cookie is computed.
+    Derive,
 }
 
 /// `session.on_store_error`.

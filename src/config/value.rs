@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use ipnet::IpNet;
 
 use super::document::{Node, Value, list_from_text};
@@ -371,6 +371,45 @@ pub(super) fn path_glob(node: &Node) -> Result<Glob, Fault> {
         return Err(node.fault("what clients send has no # or space and nothing but ASCII: write such bytes as %20"));
     }
     Ok(Glob::new(text))
+}
+
+/// A path, with a query or without.
+pub(super) fn target(node: &Node) -> Result<Uri, Fault> {
+    let text = node.text()?;
+    let is_target = text.starts_with('/') && !text.contains('#');
+    let uri = is_target.then(|| text.parse().ok()).flatten();
+    uri.ok_or_else(|| node.fault("expected a path, with a query or without, such as \"/\" or \"/start?app=1\""))
+}
+
+/// Fields of a request, as a table of names and values.
+pub(super) fn header_map(node: &Node) -> Result<HeaderMap, Fault> {
+    let expected = || node.fault("expected a table of header fields in the file, such as { Accept = \"text/html\" }");
+    let Value::Table(table) = &node.value else {
+        return Err(expected());
+    };
+    let mut fields = HeaderMap::new();
+    for (name, entry) in table {
+        let name = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| entry.node.fault("not a valid name of a header field"))?;
+        if name != http::header::CONTENT_TYPE && TAKEN.contains(&name.as_str()) && name != http::header::HOST {
+            return Err(entry.node.fault("this header field is the bridge's own to set"));
+        }
+        let value = entry.node.text()?;
+        let value =
+            HeaderValue::from_str(value).map_err(|_| entry.node.fault("not a valid value of a header field"))?;
+        fields.insert(name, value);
+    }
+    Ok(fields)
+}
+
+/// The secret in a file, for computing cookies. `""`: no such file.
+pub(super) fn derive_secret_file(node: &Node) -> Result<Option<Secret>, Fault> {
+    let Some(content) = file(node)? else { return Ok(None) };
+    let secret = content.expose().trim_end_matches(['\r', '\n']).to_owned();
+    if secret.len() < 32 {
+        return Err(node.fault("the file holds less than 32 bytes: `openssl rand -hex 32` makes a secret"));
+    }
+    Ok(Some(Secret::from(secret)))
 }
 
 /// A glob over cookie names.

@@ -17,6 +17,7 @@ mod backends;
 mod chaos;
 mod commit;
 mod config_cli;
+mod creation;
 mod demo;
 mod edge;
 mod failures;

@@ -33,7 +33,11 @@ impl Visitor {
     }
 
     fn at(shop: SocketAddr) -> Self {
-        let client = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build().unwrap();
+        let client = crate::wire::own_call::client(None)
+            .unwrap()
+            .timeout(DEADLINE)
+            .build()
+            .unwrap();
         Self {
             client,
             shop,

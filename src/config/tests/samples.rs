@@ -45,8 +45,8 @@ fn push_keys(keys: &mut Vec<String>, path: &str, table: &toml::Table) {
     for (key, value) in table {
         let path = format!("{path}.{key}");
         match value.as_table() {
-            Some(inner) => push_keys(keys, &path, inner),
-            None => keys.push(path),
+            Some(inner) if !inner.is_empty() => push_keys(keys, &path, inner),
+            _ => keys.push(path),
         }
     }
 }

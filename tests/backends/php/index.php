@@ -15,6 +15,10 @@ function answer(): void
     ]);
 }
 
+if (getenv('SHOP_TAKES_ANY_ID') !== false) {
+    // As PHP is unless it is told otherwise: a session ID that the client made up is as good as any.
+    ini_set('session.use_strict_mode', '0');
+}
 session_start();
 switch (parse_url($_SERVER['REQUEST_URI'], PHP_URL_PATH)) {
     case '/basket/add':

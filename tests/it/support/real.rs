@@ -76,13 +76,22 @@ impl RealShop {
         Self::start_with(Framework::Flask, &arguments).await
     }
 
+    /// A shop on PHP that takes any session ID, as PHP does unless it is told otherwise.
+    pub(crate) async fn start_lenient() -> Self {
+        Self::start_in(Framework::Php, &[], &[("SHOP_TAKES_ANY_ID", "1")]).await
+    }
+
     async fn start_with(framework: Framework, arguments: &[String]) -> Self {
+        Self::start_in(framework, arguments, &[]).await
+    }
+
+    async fn start_in(framework: Framework, arguments: &[String], variables: &[(&str, &str)]) -> Self {
         // The port is free when it is looked for, not surely when it is used: another one is tried then.
         for _ in 0..5 {
             let dir = tempfile::tempdir().expect("a temporary directory");
             let address = local(unused_port());
             let (mut command, install) = command(framework, address, dir.path());
-            command.args(arguments);
+            command.args(arguments).envs(variables.iter().copied());
             let mut process = Process::start(&format!("{framework:?}"), command, dir.path(), install);
             let mut ended = false;
             eventually(
