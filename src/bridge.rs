@@ -12,6 +12,8 @@
 //! 5. [`commit`]: what they changed is stored, before the response goes out.
 //! 6. [`refuse`]: whatever goes wrong becomes a response, by the only such table.
 //!
+//! `holding` puts stage 2 together, `healing` what is done about a dead session.
+//!
 //! They share [`sessions`], the typed front of the store, and the parts that hold what is under way: [`flights`] and
 //! [`lead`] (who may start a session), [`turns`] (how many requests of an installation go at once), [`pending`] (changes that the store could not take), [`touch`] (sliding expiry),
 //! [`seen_through`] (requests whose client has left).
@@ -19,11 +21,15 @@
 pub mod access;
 pub mod acquire;
 pub mod admission;
+pub mod adopt;
+pub mod bind;
 pub mod change;
 pub mod commit;
 pub mod csrf;
 pub mod derive;
 pub mod flights;
+mod healing;
+mod holding;
 pub mod identify;
 pub mod inbound;
 pub mod journal;
@@ -42,7 +48,7 @@ pub mod touch;
 pub mod turns;
 pub mod unreadable;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,21 +60,24 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use access::ApiKeys;
-use acquire::{Acquire, AcquireError, Asks, Ready};
+use acquire::{Acquire, Asks};
 use admission::Admitted;
+use adopt::Adoption;
+use bind::Bind;
 use change::Change;
 use commit::Commit;
 use csrf::CsrfBridge;
 use derive::Derive;
 use flights::Landing;
+use healing::answered;
 use identify::{IdentifyError, IdentifyOptions, Identity};
 use inbound::InboundBody;
 use journal::{Journal, Session};
 use kept::Kept;
 use lead::Lead;
-use lost::{Answered, Lost};
+use lost::Lost;
 use outbound::Outbound;
-use prefetch::{Prefetch, PrefetchError};
+use prefetch::Prefetch;
 use refuse::Refusal;
 use route::{Route, Routes, SessionUse};
 use seen_through::{Dispatched, SeenThrough};
@@ -84,7 +93,6 @@ use crate::session::merge::{Effect, Said};
 use crate::session::record::{Rank, Snapshot};
 use crate::session::store::Key;
 use crate::wire::headers;
-use crate::wire::own_call::OwnCallError;
 use crate::wire::server::{Informer, UnderWay, Unnamed};
 use crate::wire::upgrade;
 use crate::wire::upstream::{Upstream, UpstreamBody, UpstreamError};
@@ -107,6 +115,10 @@ pub struct Parts {
     pub acquire: Acquire,
     /// Starts them by a request of its own, where they are started so.
     pub prefetch: Option<Prefetch>,
+    /// To which clients sessions belong, where they do not belong to all that know the Install ID.
+    pub bind: Option<Bind>,
+    /// Finds sessions for requests without an Install ID, where those may go on with one.
+    pub adoption: Option<Adoption>,
     /// Computes the session cookie, where it is; then no session is looked for, started or stored.
     pub derive: Option<Derive>,
     /// Stores changes.
@@ -145,6 +157,8 @@ struct Held {
     snapshot: Option<Arc<Snapshot>>,
     lead: Option<Lead>,
     place: Option<Admitted>,
+    /// The client.
+    client: IpAddr,
     /// When it was known: the request is sent after that.
     at: Timestamp,
 }
@@ -206,26 +220,41 @@ impl Bridge {
         }
 
         let (request, id) = self.identify(request, route, journal).await?;
-        let key = id.as_ref().map(InstallId::key);
-        journal.identified(key);
-        let turn = self.turn(key, route).await?;
         let (mut head, body) = request.into_parts();
+        let rank = route.rank(&head);
         let asks = Asks {
             safe: head.method.is_safe(),
             client: parts.outbound.client(&head, peer),
         };
-        let derived = parts.derive.as_ref().zip(id).map(|(derive, id)| derive.field(&id));
-        let mut held = match key.filter(|_| derived.is_none()) {
-            Some(key) => self.session(key, asks, &head, peer, journal).await?,
-            None => None,
+        let adopted = match (&parts.adoption, &id) {
+            (Some(adoption), None) if rank == Rank::Safe && route.session != SessionUse::Off => {
+                self.adopted(adoption, asks.client).await
+            }
+            _ => None,
         };
+        let key = id
+            .as_ref()
+            .map(InstallId::key)
+            .or_else(|| adopted.as_ref().map(|held| held.key));
+        journal.identified(key);
+        let turn = self.turn(key, route).await?;
+        let derived = parts.derive.as_ref().zip(id).map(|(derive, id)| derive.field(&id));
+        let is_adopted = adopted.is_some();
+        let mut held = match key.filter(|_| derived.is_none() && !is_adopted) {
+            Some(key) => self.session(key, asks, &head, peer, journal).await?,
+            None => adopted,
+        };
+        if is_adopted {
+            journal.session(Session::Hit);
+        }
+        self.stake(&mut held, rank, journal).await?;
 
         let informer = head.extensions.remove::<Informer>();
-        let rank = route.rank(&head);
         let host = parts.outbound.host(&head);
         let path = head.uri.path().to_owned();
         let origin = Origin::new(&host, &path);
-        let may_be_lost = rank != Rank::Auth && self.goes_with_session(held.as_ref(), &origin);
+        // An adopted session is not for this request to start anew.
+        let may_be_lost = rank != Rank::Auth && !is_adopted && self.goes_with_session(held.as_ref(), &origin);
         let (body, again) = match &parts.lost {
             Some(_) if may_be_lost && (asks.safe || route.replay) => self.keep(&head, body, route).await?,
             _ => (body, None),
@@ -250,6 +279,7 @@ impl Bridge {
                 return Err(Refusal::SessionLost);
             };
             held = self.session(dead.key, asks, &head, peer, journal).await?;
+            self.stake(&mut held, rank, journal).await?;
             let with = With::Held(held.as_ref());
             let outgoing = self.outgoing((head, kept.body()), peer, with, &origin, journal);
             (response, cookies) = self
@@ -312,168 +342,6 @@ impl Bridge {
         }
     }
 
-    /// Waits until the backend may be sent another request of that installation.
-    async fn turn(&self, key: Option<Key>, route: &Route) -> Result<Option<Turn>, Refusal> {
-        let Some((turns, key)) = self.parts.turns.as_ref().filter(|_| !route.unlimited).zip(key) else {
-            return Ok(None);
-        };
-        let turn = turns
-            .take(key)
-            .await
-            .map_err(|turns::TurnTimeout| Refusal::SessionWaitTimeout {
-                retry_after: RETRY_AFTER,
-            });
-        turn.map(Some)
-    }
-
-    /// Stage 2: the session, which is started first where that is the bridge's to do.
-    async fn session(
-        &self,
-        key: Key,
-        asks: Asks,
-        head: &Head,
-        peer: SocketAddr,
-        journal: &mut Journal,
-    ) -> Result<Option<Held>, Refusal> {
-        let held = self.acquire(key, asks, journal).await?;
-        let (held, prefetch) = match (held, &self.parts.prefetch) {
-            (Some(held), Some(prefetch)) if held.lead.is_some() => (held, prefetch),
-            (held, _) => return Ok(held),
-        };
-        let outbound = &self.parts.outbound;
-        let host = outbound.host(head);
-        let request = outbound.build(prefetch.head(head), Body::empty(), peer, None, journal.request_id());
-        // A client that leaves leaves a session behind that the next one finds (rule S4).
-        let started = self.parts.tasks.spawn(self.clone().start(held, request, host)).await;
-        match started.map_err(|_panicked| PrefetchError::NoSession).flatten() {
-            Ok(held) => {
-                journal.session(Session::Created);
-                Ok(Some(held))
-            }
-            Err(error) => {
-                journal.cause(&error);
-                Err(match error {
-                    PrefetchError::Call(OwnCallError::Timeout) => Refusal::PrefetchTimeout,
-                    PrefetchError::Call(_) | PrefetchError::Status(_) | PrefetchError::NoSession => {
-                        Refusal::PrefetchFailed
-                    }
-                })
-            }
-        }
-    }
-
-    /// Has the backend start a session by `request`, and stores it, under the lead that is held. Where that fails, the next
-    /// one leads.
-    async fn start(self, held: Held, request: Request<Body>, host: String) -> Result<Held, PrefetchError> {
-        let parts = &self.parts;
-        let Held {
-            key,
-            snapshot,
-            lead,
-            place,
-            at,
-        } = held;
-        let target = request.uri().clone();
-        let called = match &parts.prefetch {
-            Some(prefetch) => prefetch.call(request).await,
-            None => return Err(PrefetchError::NoSession),
-        };
-        // Whatever came of it, one may have been started (rule B3).
-        if let Some(place) = place.filter(|_| !matches!(called, Err(PrefetchError::Call(OwnCallError::Unreachable(_)))))
-        {
-            place.used();
-        }
-        let origin = Origin::new(&host, target.path());
-        let said = Said {
-            rank: Rank::Safe,
-            cookies: self.readable(&called?, &origin, key),
-            at: parts.sessions.now(),
-        };
-        let committed = parts
-            .commit
-            .commit(&key, Change::new(snapshot, at, said, None), lead.as_ref())
-            .await;
-        let landing = committed.landing(&parts.sessions);
-        if let Some(lead) = lead {
-            match &landing {
-                Landing::Session(..) if committed.waits => lead.leave(landing),
-                Landing::Session(..) => lead.end(landing).await,
-                Landing::Barren(_) | Landing::Failed | Landing::Outage(_) => lead.end(Landing::Failed).await,
-            }
-        }
-        match committed.snapshot {
-            Some(snapshot) if parts.sessions.has_session(Some(&snapshot)) => Ok(Held {
-                key,
-                snapshot: Some(snapshot),
-                lead: None,
-                place: None,
-                at: parts.sessions.now(),
-            }),
-            _ => Err(PrefetchError::NoSession),
-        }
-    }
-
-    /// Stage 2: the session, or the policy for an outage of the store.
-    async fn acquire(&self, key: Key, asks: Asks, journal: &mut Journal) -> Result<Option<Held>, Refusal> {
-        match self.parts.acquire.acquire(&key, asks).await {
-            Ok(Ready {
-                snapshot,
-                lead,
-                place,
-                waited,
-                at,
-            }) => {
-                match (&snapshot, waited) {
-                    (_, true) => journal.session(Session::Waited),
-                    (Some(snapshot), false) if lead.is_none() => {
-                        journal.session(Session::Hit);
-                        self.parts.touch.used(&key, snapshot);
-                    }
-                    _ => {}
-                }
-                Ok(Some(Held {
-                    key,
-                    snapshot,
-                    lead,
-                    place,
-                    at,
-                }))
-            }
-            Err(AcquireError::WaitTimeout) => Err(Refusal::SessionWaitTimeout {
-                retry_after: RETRY_AFTER,
-            }),
-            Err(AcquireError::TooMany(retry_after)) => Err(Refusal::TooManyNewSessions { retry_after }),
-            Err(AcquireError::Store(error)) => {
-                journal.cause(&error);
-                if self.parts.stateless_on_outage {
-                    Ok(None)
-                } else {
-                    Err(Refusal::StoreUnavailable {
-                        retry_after: RETRY_AFTER,
-                    })
-                }
-            }
-        }
-    }
-
-    /// Whether a request to `origin` goes with a session.
-    fn goes_with_session(&self, held: Option<&Held>, origin: &Origin<'_>) -> bool {
-        let sessions = &self.parts.sessions;
-        held.and_then(|held| held.snapshot.as_ref())
-            .is_some_and(|sent| lost::goes_with_session(sent.record.jar(), origin, &sessions.policy, sessions.now()))
-    }
-
-    /// Reads the body of a request that may have to be sent once more.
-    async fn keep(&self, head: &Head, body: Body, route: &Route) -> Result<(Body, Option<Again>), Refusal> {
-        let read = tokio::time::timeout(route.response_timeout, kept::keep(body, self.parts.replay_body))
-            .await
-            .map_err(|_elapsed| Refusal::RequestTimeout)?;
-        let (body, kept) = read.map_err(|_broken| Refusal::BadRequest {
-            reason: "the request body could not be read",
-        })?;
-        Ok((body, kept.map(|kept| (head.clone(), kept))))
-    }
-
     /// Stage 3: the backend's request, with the session.
     fn outgoing(
         &self,
@@ -499,40 +367,6 @@ impl Bridge {
         }
         journal.dispatched();
         outgoing
-    }
-
-    /// The session that a request went with, if the response says that it is dead (rule C4).
-    fn dead(
-        &self,
-        lost: &Lost,
-        held: &mut Option<Held>,
-        response: &Response<UpstreamBody>,
-        cookies: &[HeaderValue],
-        origin: &Origin<'_>,
-    ) -> Option<Held> {
-        let sessions = &self.parts.sessions;
-        let told = held.as_ref()?.snapshot.as_ref().is_some_and(|sent| {
-            let answered = answered(response, cookies, origin);
-            lost.is_told(&answered, sent.record.jar(), &sessions.policy, sessions.now())
-        });
-        held.take_if(|_| told)
-    }
-
-    /// Drops the record of a dead session, if it is still the one that was sent: by the rules of any other deletion, and
-    /// with the lowest rank, so that whatever anybody has changed since stays.
-    async fn forget(&self, dead: &Held, journal: &mut Journal) {
-        let parts = &self.parts;
-        let Some(sent) = &dead.snapshot else { return };
-        let now = parts.sessions.now();
-        tracing::info!(install = %dead.key, "the backend does not know the session any more");
-        let said = Said {
-            rank: Rank::Safe,
-            cookies: lost::deletions(sent.record.jar(), &parts.sessions.policy, now),
-            at: now,
-        };
-        let change = Change::new(Some(Arc::clone(sent)), dead.at, said, None);
-        parts.commit.commit(&dead.key, change, None).await;
-        journal.session(Session::Ended);
     }
 
     /// Stages 3 and 4: to the backend and back, and the cookies out of the response.
@@ -631,6 +465,7 @@ impl Bridge {
             snapshot,
             lead,
             place,
+            client,
             at,
         } = held;
         let started = said
@@ -641,11 +476,14 @@ impl Bridge {
             place.used();
         }
         let settle = end.is_some().then_some(parts.body_wait);
-        let change = Change::new(snapshot, at, said, settle);
+        let change = Change::new(snapshot, at, said, settle).by(self.by(client));
         let committed = parts.commit.commit(&key, change, lead.as_ref()).await;
         match committed.effect {
             Effect::None => {}
-            Effect::Created => journal.session(Session::Created),
+            Effect::Created => {
+                journal.session(Session::Created);
+                self.note_start(client, key).await;
+            }
             Effect::Replaced => journal.session(Session::Replaced),
             Effect::Ended => journal.session(Session::Ended),
         }
@@ -662,20 +500,6 @@ impl Bridge {
                 (landing, _) => lead.end(landing).await,
             }
         });
-    }
-}
-
-/// What a response says of the session.
-fn answered<'a>(
-    response: &'a Response<UpstreamBody>,
-    cookies: &'a [HeaderValue],
-    origin: &'a Origin<'a>,
-) -> Answered<'a> {
-    Answered {
-        status: response.status(),
-        headers: response.headers(),
-        cookies,
-        origin,
     }
 }
 

@@ -4,17 +4,20 @@
 //! is not looked at. `store.url` in the file is `SESSION_BRIDGE_STORE__URL` in the environment: upper case, two
 //! underscores for each dot. There, a list is a TOML or JSON array, or elements with commas between them.
 //!
+//! Under all of them, over the defaults alone, lies the profile that `upstream.profile` names.
+//!
 //! Nothing is guessed and nothing is ignored: an unknown key or variable, a value of the wrong type, a contradiction
 //! is an error, and [`ConfigErrors`] names all of them at once, each with its place. No error shows a value, for any
 //! value may be a secret in the wrong place.
 //!
-//! Where things are: `document` lays the sources over one another, `reader` walks the result and gathers what is
+//! Where things are: `document` lays the sources over one another, `profile` lays what is known of a framework under them, `reader` walks the result and gathers what is
 //! wrong, `schema` lists the keys and their defaults, `value`, `url` and `sealing` give single values their types, `check` finds
 //! contradictions, `sections` has the types that come out.
 
 mod check;
 mod document;
 mod error;
+mod profile;
 mod reader;
 mod schema;
 mod sealing;
@@ -31,9 +34,9 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use sealing::{KeyFile, Sealing};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    Access, ClientTls, Create, Csrf, Derive, IdFormat, InstallId, JsonPointer, Limits, Log, LogFormat, LogLevel, Lost,
-    NearCache, OnMissing, OnStoreError, OnUnreadable, Ops, PemFile, Prefetch, Rate, Route, RouteSession, Server,
-    ServerTls, Session, Store, Upstream,
+    Access, Adopt, Bind, ClientTls, Create, Csrf, Derive, IdFormat, InstallId, JsonPointer, Limits, Log, LogFormat,
+    LogLevel, Lost, NearCache, OnMismatch, OnMissing, OnStoreError, OnUnreadable, Ops, PemFile, Prefetch, Rate, Route,
+    RouteSession, Server, ServerTls, Session, Store, Upstream,
 };
 pub use url::{Address, Encryption, MemcachedUrl, RedisTopology, RedisUrl, SqlKind, SqlUrl, StoreUrl, UpstreamUrl};
 
@@ -162,6 +165,7 @@ impl Sources {
         let mut reader = Reader::starting_with(errors);
         reader.extend(overlay_environment(&mut tree, &self.environment));
         overlay_flags(&mut tree, &self.flags);
+        profile::underlay_profile(&mut tree);
         let parts = schema::read(&mut reader, &tree, needs_upstream);
         check::contradictions(&mut reader, &tree, &parts);
         let errors = reader.into_errors(&schema::TABLES);

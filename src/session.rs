@@ -13,6 +13,8 @@ pub mod install_id;
 pub mod jar;
 pub mod lineage;
 pub mod merge;
+pub mod newest;
+pub mod past;
 pub mod quota;
 pub mod record;
 pub mod removal;

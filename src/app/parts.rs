@@ -370,6 +370,8 @@ pub(super) fn bridge(config: &Config, shared: Shared) -> Result<bridge::Parts, S
             tasks.clone(),
         )),
         prefetch: ways::prefetch(config)?,
+        bind: ways::bind(&config.session.bind),
+        adoption: ways::adoption(&config.session.adopt, &sessions),
         derive: ways::derive(&config.session),
         commit: Commit::new(Arc::clone(&sessions), pending, Arc::clone(&metrics)),
         touch: Touch::new(Arc::clone(&sessions), Arc::clone(&metrics), tasks.clone()),

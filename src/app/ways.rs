@@ -1,11 +1,16 @@
-//! From the configuration to how sessions begin, are limited, and are found dead.
+//! From the configuration to how sessions begin, are protected and limited, and are found dead.
+
+use std::sync::Arc;
 
 use super::StartError;
 use super::parts::client_tls;
 use crate::bridge::admission::Limits;
+use crate::bridge::adopt::Adoption;
+use crate::bridge::bind::Bind;
 use crate::bridge::derive::Derive;
 use crate::bridge::lost::Lost;
 use crate::bridge::prefetch::Prefetch;
+use crate::bridge::sessions::Sessions;
 use crate::config::{self, Config, Create};
 use crate::session::quota::Quota;
 use crate::wire::own_call::{OwnCallOptions, OwnCalls};
@@ -19,6 +24,21 @@ pub(super) fn limits(limits: &config::Limits) -> Limits {
         per_address: limits.new_sessions_per_address.map(quota),
         in_all: limits.new_sessions.map(quota),
     }
+}
+
+pub(super) fn bind(bind: &config::Bind) -> Option<Bind> {
+    let (v4, v6) = bind.client_address?;
+    Some(Bind {
+        v4,
+        v6,
+        reject: bind.on_mismatch == config::OnMismatch::Reject,
+    })
+}
+
+pub(super) fn adoption(adopt: &config::Adopt, sessions: &Arc<Sessions>) -> Option<Adoption> {
+    adopt
+        .enabled
+        .then(|| Adoption::new(Arc::clone(sessions), adopt.window, adopt.candidates))
 }
 
 pub(super) fn lost(lost: &config::Lost) -> Option<Lost> {

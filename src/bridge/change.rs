@@ -12,6 +12,7 @@ use crate::session::clock::Timestamp;
 use crate::session::cookie::{Cookie, CookieKey};
 use crate::session::lineage::Landed;
 use crate::session::merge::{self, Action, Effect, Said, merge};
+use crate::session::past::{By, Past};
 use crate::session::record::{Rank, Record, Snapshot};
 use crate::session::removal::Attempt;
 use crate::session::store::{Key, LeaseToken, StoreError, Version};
@@ -36,6 +37,8 @@ pub struct Change {
     pub said: Said,
     /// How long the response may be under way after its head, should it have started the session (rule S1).
     pub settle: Option<Duration>,
+    /// Who made the request, where records remember that.
+    by: Option<By>,
     /// Part of the version of whatever it writes. Drawn once, so that the record which waits for the store, and which
     /// further requests are sent with, has the same version as the one that is stored in the end.
     nonce: u32,
@@ -108,9 +111,16 @@ impl Change {
             sent_at,
             said,
             settle,
+            by: None,
             nonce: fastrand::u32(..),
             unsure: Arc::default(),
         }
+    }
+
+    /// The same, where records remember who made the request.
+    #[must_use]
+    pub fn by(self, by: Option<By>) -> Self {
+        Self { by, ..self }
     }
 
     /// About how many bytes of memory it takes, what the request was sent with included.
@@ -287,6 +297,12 @@ impl Change {
     /// What the change would do to `now`, without a store.
     #[must_use]
     pub fn decide(&self, sessions: &Sessions, now: Option<&Arc<Snapshot>>) -> (Settled, Action, Version) {
+        if let (Some(by), Some(now)) = (&self.by, now)
+            && now.record.past().is_some_and(|past| !past.admits(by.address))
+        {
+            // It was begun meanwhile, by a client of another network (rule B1).
+            return (self.gone_with(Some(Arc::clone(now))), Action::Keep, now.version);
+        }
         // Where the store went back in time, the number does not.
         let sent = self
             .sent
@@ -309,6 +325,17 @@ impl Change {
             && let Action::Write(record) = &mut merged.action
         {
             record.settle_until(self.settle.map(|wait| self.said.at.saturating_add(wait)));
+        }
+        if let (Some(by), Action::Write(record)) = (&self.by, &mut merged.action) {
+            let rank = self.said.rank;
+            let past = match record.past() {
+                Some(past) => past.after(by, rank),
+                None if now.is_none() => Past::begun(by, rank),
+                None => Past::default().after(by, rank),
+            };
+            if past != Past::default() || record.past().is_some() {
+                record.set_past(past);
+            }
         }
         let snapshot = match &merged.action {
             Action::Keep => now.cloned(),

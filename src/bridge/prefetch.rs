@@ -11,6 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
 use crate::wire::own_call::{OwnCallError, OwnCalls};
+use crate::wire::server::Secure;
 
 /// What of the client's request goes along: who it is, for a backend that binds sessions to that, and by which name it
 /// knows the backend.
@@ -68,7 +69,9 @@ impl Prefetch {
         head.method = self.method.clone();
         head.uri = self.target.clone();
         head.version = Version::HTTP_11;
-        head.extensions = client.extensions.clone();
+        if let Some(secure) = client.extensions.get::<Secure>() {
+            head.extensions.insert(*secure);
+        }
         for name in OF_THE_CLIENT {
             for value in client.headers.get_all(&name) {
                 head.headers.append(name.clone(), value.clone());

@@ -10,6 +10,8 @@ use super::unreadable::{OnUnreadable, Watch};
 use crate::metrics::{Metrics, StoreOp, StoreResult};
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::copies::{AtHand, Copies};
+use crate::session::newest::Newest;
+use crate::session::past::Past;
 use crate::session::quota::{Place, Quota, Taken};
 use crate::session::record::{CookiePolicy, Lifetime, Record, Snapshot};
 use crate::session::removal::{REMEMBERED, Removal};
@@ -399,6 +401,95 @@ impl Sessions {
     pub async fn release_lease(&self, key: &Key, token: LeaseToken, end: LeaseEnd) -> Result<(), StoreError> {
         self.timed(StoreOp::ReleaseLease, self.store.release_lease(key, token, end))
             .await
+    }
+
+    /// The sessions that are noted under `place`, which no installation has.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering.
+    pub async fn newest(&self, place: &Key) -> Result<Newest, StoreError> {
+        let stored = self.timed(StoreOp::Load, self.store.load(place)).await?;
+        Ok(stored.map(|stored| Newest::decode(&stored.payload)).unwrap_or_default())
+    }
+
+    /// Notes the session of `key` there, for `window`; of no more than `most`.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering.
+    pub async fn add_newest(
+        &self,
+        place: &Key,
+        key: Key,
+        at: Timestamp,
+        most: usize,
+        window: Duration,
+    ) -> Result<(), StoreError> {
+        let mut there = self.timed(StoreOp::Load, self.store.load(place)).await?;
+        for _ in 0..MAX_REMEMBER {
+            let mut newest = there
+                .as_ref()
+                .map(|there| Newest::decode(&there.payload))
+                .unwrap_or_default();
+            newest.add(key, at, most);
+            let before = there.as_ref().map(|there| there.version);
+            let new = NewRecord {
+                version: Version {
+                    seq: before.map_or(1, |before| before.seq.saturating_add(1)),
+                    nonce: fastrand::u32(..),
+                },
+                ttl: window,
+                payload: newest.encode(),
+            };
+            there = match before {
+                None => match self.timed(StoreOp::Create, self.store.create(place, new, None)).await? {
+                    Created::Lost(there) => Some(there),
+                    Created::Won | Created::Fenced => return Ok(()),
+                },
+                Some(before) => {
+                    let replace = self.store.replace(place, before, new, None);
+                    match self.timed(StoreOp::Replace, replace).await? {
+                        Replaced::Conflict(there) => there,
+                        Replaced::Done | Replaced::Fenced => return Ok(()),
+                    }
+                }
+            };
+        }
+        Err(StoreError::Unavailable(
+            "too many sessions are started at once".to_owned(),
+        ))
+    }
+
+    /// Notes in the record of `key`, which was read as `snapshot`, that something is at stake in its session from now on
+    /// (rule B2), and returns it.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering.
+    pub async fn stake(&self, key: &Key, snapshot: Arc<Snapshot>) -> Result<Arc<Snapshot>, StoreError> {
+        let mut now = Arc::clone(&snapshot);
+        for _ in 0..MAX_REMEMBER {
+            let Some(past) = now.record.past().filter(|past| past.calm) else {
+                return Ok(now);
+            };
+            let mut record = now.record.clone();
+            record.set_past(Past { calm: false, ..past });
+            let version = Version {
+                seq: now.version.seq.saturating_add(1),
+                nonce: fastrand::u32(..),
+            };
+            match self.write(key, Some(now.version), version, &record, None).await? {
+                Written::Done => {
+                    return Ok(Arc::new(Snapshot {
+                        version,
+                        record,
+                        ..Snapshot::clone(&now)
+                    }));
+                }
+                Written::Conflict(Some(there)) => now = there,
+                // It has ended meanwhile: nobody can adopt it.
+                Written::Conflict(None) | Written::Fenced => return Ok(snapshot),
+            }
+        }
+        Err(StoreError::Unavailable("a session changes too often".to_owned()))
     }
 
     /// Takes a place of `quota` under `key`, which no installation has.

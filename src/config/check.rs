@@ -8,7 +8,7 @@ use super::document::{Node, Table, Value};
 use super::reader::Reader;
 use super::schema::Parts;
 use super::sealing::{Sealing, same_twice};
-use super::sections::{ClientTls, Create, Csrf, Route, RouteSession, Store};
+use super::sections::{ClientTls, Create, Csrf, OnMismatch, OnMissing, Route, RouteSession, Store};
 use super::url::{Encryption, RedisUrl, SqlUrl, StoreUrl};
 
 /// Reports every contradiction.
@@ -52,6 +52,7 @@ pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
     csrf(reader, tree, parts);
     lost(reader, tree, parts);
     creation(reader, tree, parts);
+    protection(reader, tree, parts);
     store(reader, tree, parts);
     upstream(reader, tree, parts);
     near_cache(reader, tree, parts);
@@ -173,6 +174,8 @@ fn creation(reader: &mut Reader, tree: &Table, parts: &Parts) {
     let useless = [
         ("session.lost", session.lost.is_set()),
         ("session.csrf", session.csrf.cookie.is_some()),
+        ("session.bind.client_address", session.bind.client_address.is_some()),
+        ("session.adopt.enabled", session.adopt.enabled),
         (
             "limits.new_sessions_per_address",
             parts.limits.new_sessions_per_address.is_some(),
@@ -183,6 +186,30 @@ fn creation(reader: &mut Reader, tree: &Table, parts: &Parts) {
     if let Some(key) = first_set(&useless) {
         let message = "is for sessions that are kept, and session.create = \"derive\" keeps none";
         reader.contradiction(tree, &[key, "session.create"], message);
+    }
+}
+
+/// What would be allowed to nobody, or is said of nothing.
+fn protection(reader: &mut Reader, tree: &Table, parts: &Parts) {
+    let session = &parts.session;
+    if session.bind.client_address.is_none() && session.bind.on_mismatch == OnMismatch::Reject {
+        let message = "is for sessions that are bound: set session.bind.client_address";
+        reader.contradiction(
+            tree,
+            &["session.bind.on_mismatch", "session.bind.client_address"],
+            message,
+        );
+    }
+    let may_be_missing = parts.install_id.on_missing == OnMissing::Pass
+        || parts
+            .routes
+            .iter()
+            .flatten()
+            .any(|route| route.session == RouteSession::Optional);
+    if session.adopt.enabled && !may_be_missing {
+        let message = "is for requests without an Install ID, and those are refused: install_id.on_missing = \"pass\", or a \
+                       route with session = \"optional\"";
+        reader.contradiction(tree, &["session.adopt.enabled", "install_id.on_missing"], message);
     }
 }
 

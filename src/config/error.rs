@@ -49,13 +49,7 @@ impl fmt::Display for Origin {
 pub struct ConfigError {
     origin: Origin,
     key: String,
-    problem: Problem,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Problem {
-    Unavailable,
-    Text(String),
+    message: String,
 }
 
 impl ConfigError {
@@ -63,16 +57,7 @@ impl ConfigError {
         Self {
             origin,
             key: key.into(),
-            problem: Problem::Text(message.into()),
-        }
-    }
-
-    /// The key is known, but this version does not have what it sets.
-    pub(super) fn unavailable(origin: Origin, key: impl Into<String>) -> Self {
-        Self {
-            origin,
-            key: key.into(),
-            problem: Problem::Unavailable,
+            message: message.into(),
         }
     }
 
@@ -92,10 +77,10 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.origin)?;
-        match &self.problem {
-            Problem::Unavailable => write!(f, "{} is not available in this version", self.key),
-            Problem::Text(text) if self.key.is_empty() => f.write_str(text),
-            Problem::Text(text) => write!(f, "{}: {text}", self.key),
+        if self.key.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.key, self.message)
         }
     }
 }

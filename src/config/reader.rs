@@ -140,25 +140,6 @@ impl Reader {
         result
     }
 
-    /// A table of the file is reported as a whole, environment variables one by one.
-    fn push_unavailable(&mut self, entry: &Entry, path: &str) {
-        let by_variables = matches!(entry.key_origin, Origin::Env(_));
-        let Value::Table(inner) = &entry.node.value else {
-            return self
-                .errors
-                .push(ConfigError::unavailable(entry.key_origin.clone(), path));
-        };
-        if !by_variables {
-            self.errors
-                .push(ConfigError::unavailable(entry.key_origin.clone(), path));
-        }
-        for (key, entry) in inner {
-            if matches!(entry.key_origin, Origin::Env(_)) {
-                self.push_unavailable(entry, &format!("{path}.{key}"));
-            }
-        }
-    }
-
     /// Reports everything at the top of the tree that is not one of `names`.
     pub(super) fn only(&mut self, tree: &Table, names: &[&str]) {
         for (key, entry) in tree.iter().filter(|(key, _)| !names.contains(&key.as_str())) {
@@ -319,16 +300,6 @@ impl<'a> Section<'a> {
                 message: message.to_owned(),
             },
         );
-    }
-
-    /// Reports the keys that this version does not have, where they are set.
-    pub(super) fn unavailable(&mut self, keys: &[&'static str]) {
-        for &key in keys {
-            if let Some(entry) = self.ask(key) {
-                let path = format!("{}.{key}", self.path);
-                self.reader.push_unavailable(entry, &path);
-            }
-        }
     }
 }
 

@@ -10,16 +10,17 @@ use super::document::{Node, Table};
 use super::reader::{Reader, Section};
 use super::sealing::sealing;
 use super::sections::{
-    Access, ClientTls, Create, Csrf, Derive, IdFormat, InstallId, JsonPointer, Limits, Log, LogFormat, LogLevel, Lost,
-    NearCache, OnMissing, OnStoreError, OnUnreadable, Ops, Prefetch, Route, RouteSession, Server, ServerTls, Session,
-    Store, Upstream,
+    Access, Adopt, Bind, ClientTls, Create, Csrf, Derive, IdFormat, InstallId, JsonPointer, Limits, Log, LogFormat,
+    LogLevel, Lost, NearCache, OnMismatch, OnMissing, OnStoreError, OnUnreadable, Ops, Prefetch, Route, RouteSession,
+    Server, ServerTls, Session, Store, Upstream,
 };
 use super::url::{StoreUrl, store_url, upstream_url};
 use super::value::{
-    api_key, api_keys_file, boolean, cookie_glob, cookie_name, count, csrf_header, derive_secret_file, duration,
-    header_map, health_path, install_id_header, json_pointer, key_prefix, lasting_pem_file, listen, lost_header,
-    lost_redirect, lost_status, method, network, one_of, only_false, optional_duration, optional_rate, optional_secret,
-    origin, password_file, path_glob, pem_file, positive_duration, size, small_count, target, token_file,
+    api_key, api_keys_file, boolean, bound_address, cookie_glob, cookie_name, count, csrf_header, derive_secret_file,
+    duration, header_map, health_path, install_id_header, json_pointer, key_prefix, lasting_pem_file, listen,
+    lost_header, lost_redirect, lost_status, method, network, one_of, only_false, optional_duration, optional_rate,
+    optional_secret, origin, password_file, path_glob, pem_file, positive_duration, size, small_count, target,
+    token_file,
 };
 use crate::session::glob::Glob;
 
@@ -36,6 +37,18 @@ pub(super) const TABLES: [&str; 11] = [
     "near_cache",
     "log",
     "route",
+];
+
+/// What `upstream.profile` can be; a test compares them with the profiles.
+const PROFILE_NAMES: [(&str, ()); 8] = [
+    ("", ()),
+    ("bitrix", ()),
+    ("magento", ()),
+    ("django", ()),
+    ("laravel", ()),
+    ("php", ()),
+    ("spring", ()),
+    ("express", ()),
 ];
 
 /// Everything that was read. Without `upstream.url` there is no upstream.
@@ -116,6 +129,8 @@ fn ops(section: &mut Section<'_>) -> Ops {
 
 fn upstream(section: &mut Section<'_>, needed: bool) -> Option<Upstream> {
     section.optional("http2", only_false);
+    // What it says is in the tree already.
+    section.value("profile", one_of(&PROFILE_NAMES, &[]), ());
     if needed && !section.is_set("url") {
         section.missing(
             "url",
@@ -169,7 +184,6 @@ fn install_id(section: &mut Section<'_>) -> InstallId {
 }
 
 fn session(section: &mut Section<'_>) -> Session {
-    section.unavailable(&["bind", "adopt"]);
     Session {
         cookies: section.list("cookies", cookie_glob, vec![Glob::new("*")]),
         id_cookies: section.list("id_cookies", cookie_glob, Vec::new()),
@@ -221,6 +235,19 @@ fn session(section: &mut Section<'_>) -> Session {
             with_new_cookie: lost.value("with_new_cookie", boolean, false),
         }),
         replay_body: section.value("replay_body", size(0..=16 << 20), 64 << 10),
+        bind: section.table("bind", |bind| Bind {
+            client_address: bind.value("client_address", bound_address, None),
+            on_mismatch: bind.value(
+                "on_mismatch",
+                one_of(&[("new", OnMismatch::New), ("reject", OnMismatch::Reject)], &[]),
+                OnMismatch::New,
+            ),
+        }),
+        adopt: section.table("adopt", |adopt| Adopt {
+            enabled: adopt.value("enabled", boolean, false),
+            window: adopt.value("window", positive_duration, seconds(600)),
+            candidates: adopt.value("candidates", count(1..=10), 10),
+        }),
     }
 }
 

@@ -144,6 +144,39 @@ pub struct Session {
     pub lost: Lost,
     /// How many bytes of a request's body are kept to send it once more.
     pub replay_body: usize,
+    /// To whom a session belongs.
+    pub bind: Bind,
+    /// Whether requests without an Install ID may go on with a session.
+    pub adopt: Adopt,
+}
+
+/// `session.bind`: to whom a session belongs, beside those who know the Install ID.
+#[derive(Clone, Copy, Debug)]
+pub struct Bind {
+    /// How many bits of the client's IPv4 and IPv6 address count; `None`: none of them.
+    pub client_address: Option<(u8, u8)>,
+    /// What becomes of requests from elsewhere.
+    pub on_mismatch: OnMismatch,
+}
+
+/// `session.bind.on_mismatch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMismatch {
+    /// They have a session of their own.
+    New,
+    /// 403.
+    Reject,
+}
+
+/// `session.adopt`: requests without an Install ID that go on with a session of their address.
+#[derive(Clone, Copy, Debug)]
+pub struct Adopt {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// How long ago the session was started at most.
+    pub window: Duration,
+    /// How many sessions of an address are looked at, from the newest.
+    pub candidates: usize,
 }
 
 /// `session.lost`: the signs of a session that the backend does not know any more. Any of them is one.

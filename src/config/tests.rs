@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::*;
 
+mod profiles;
 mod samples;
 
 const UPSTREAM: &str = "[upstream]\nurl = \"http://127.0.0.1:8000\"\n";
@@ -564,9 +565,12 @@ const WRONG: &[(&str, &str)] = &[
     ("session.create = \"prefetch\"\nsession.prefetch.path = \"start\"", "bridge.toml:2: session.prefetch.path: expected a path, with a query or without, such as \"/\" or \"/start?app=1\""),
     ("session.create = \"prefetch\"\nsession.prefetch.headers = { Cookie = \"a=b\" }", "bridge.toml:2: session.prefetch.headers: this header field is the bridge's own to set"),
     ("session.create = \"prefetch\"\nsession.prefetch.headers = { Accept = 1 }", "bridge.toml:2: session.prefetch.headers: expected a string, found a number"),
+    ("session.bind.client_address = \"/33\"", "bridge.toml:1: session.bind.client_address: expected \"off\", \"exact\", or how many bits count: \"/24\" for IPv4, \"/24,/56\" for both"),
+    ("session.bind.client_address = \"/24,/0\"", "bridge.toml:1: session.bind.client_address: expected \"off\", \"exact\", or how many bits count: \"/24\" for IPv4, \"/24,/56\" for both"),
+    ("session.bind.on_mismatch = \"reject\"", "bridge.toml:1: session.bind.on_mismatch: is for sessions that are bound: set session.bind.client_address"),
+    ("session.adopt.enabled = true", "bridge.toml:1: session.adopt.enabled: is for requests without an Install ID, and those are refused: install_id.on_missing = \"pass\", or a route with session = \"optional\""),
+    ("session.adopt.candidates = 11", "bridge.toml:1: session.adopt.candidates: must be from 1 to 10"),
     // Not in this version.
-    ("[session]\nbind = { client_address = \"off\" }", "bridge.toml:2: session.bind is not available in this version"),
-    ("[session.adopt]\nenabled = false", "bridge.toml:1: session.adopt is not available in this version"),
     ("upstream.http2 = true", "bridge.toml:1: upstream.http2: true is not available in this version"),
     // Memcached.
     ("store.url = \"memcached:h\"", "bridge.toml:1: store.url: memcached: must be followed by //; expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE or memcached://HOST:PORT"),

@@ -436,6 +436,28 @@ pub(super) fn cookie_name(node: &Node) -> Result<Option<String>, Fault> {
     Ok(Some(name.as_str().to_owned()))
 }
 
+/// How many bits of an IPv4 and of an IPv6 address count; `"off"`: none.
+pub(super) fn bound_address(node: &Node) -> Result<Option<(u8, u8)>, Fault> {
+    let text = node.text()?;
+    let expected =
+        || node.fault("expected \"off\", \"exact\", or how many bits count: \"/24\" for IPv4, \"/24,/56\" for both");
+    let bits = |text: &str, most: u8| {
+        let bits = text.trim().strip_prefix('/').and_then(|bits| bits.parse().ok());
+        bits.filter(|bits| (1..=most).contains(bits))
+    };
+    match text {
+        "off" => Ok(None),
+        "exact" => Ok(Some((32, 128))),
+        _ => {
+            let (v4, v6) = match text.split_once(',') {
+                Some((v4, v6)) => (bits(v4, 32), bits(v6, 128)),
+                None => (bits(text, 32), Some(128)),
+            };
+            v4.zip(v6).map(Some).ok_or_else(expected)
+        }
+    }
+}
+
 /// A status by which a backend may report a dead session.
 pub(super) fn lost_status(node: &Node) -> Result<StatusCode, Fault> {
     let number = count(300..=599)(node)?;

@@ -19,10 +19,11 @@ use super::cookie::{Cookie, CookieKey};
 use super::glob::Glob;
 use super::jar::Jar;
 use super::lineage::{Known, Lineage};
+use super::past::Past;
 use super::store::{Stored, Unreadable, Version};
 
 pub use form::FIRST_SEALED;
-use form::Sections;
+use form::{PAST, Sections};
 
 /// No request is in flight for longer than this: what changed before need not be remembered.
 pub const IN_FLIGHT_HORIZON: Duration = Duration::from_secs(3600);
@@ -103,6 +104,17 @@ impl Record {
     #[must_use]
     pub const fn jar(&self) -> &Jar {
         &self.jar
+    }
+
+    /// What it remembers of who started it, and of what was done since; `None` for nothing.
+    #[must_use]
+    pub fn past(&self) -> Option<Past> {
+        self.sections.get(PAST).and_then(Past::decode)
+    }
+
+    /// Has it remember that.
+    pub fn set_past(&mut self, past: Past) {
+        self.sections.set(PAST, past.encode());
     }
 
     /// About how many bytes of memory it takes.

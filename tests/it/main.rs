@@ -27,6 +27,8 @@ mod limits;
 mod lost;
 mod near_cache;
 mod outage;
+mod profiles;
+mod protection;
 mod proxying;
 mod redundancy;
 mod rolling;

@@ -26,6 +26,9 @@ const CORE: u8 = 1;
 /// The core and sections.
 const SECTIONS: u8 = 2;
 
+/// The section that holds the [`Past`](crate::session::past::Past) of a record.
+pub(super) const PAST: u32 = 1;
+
 /// First bytes from here on belong to sealed payloads, never to records in clear.
 pub const FIRST_SEALED: u8 = 0x80;
 
@@ -46,6 +49,21 @@ impl Sections {
             rest = after;
         }
         Ok(Self(sections))
+    }
+
+    /// The content of the section with this tag.
+    pub(super) fn get(&self, tag: u32) -> Option<&[u8]> {
+        let section = self.0.iter().find(|(other, _)| *other == tag);
+        section.map(|(_, content)| &**content)
+    }
+
+    /// Puts a section in the place of the one with this tag.
+    pub(super) fn set(&mut self, tag: u32, content: Vec<u8>) {
+        let place = self.0.partition_point(|(other, _)| *other < tag);
+        match self.0.get_mut(place) {
+            Some((other, there)) if *other == tag => *there = content.into(),
+            _ => self.0.insert(place, (tag, content.into())),
+        }
     }
 
     fn write(&self, mut to: Vec<u8>) -> postcard::Result<Vec<u8>> {
@@ -94,6 +112,9 @@ impl Record {
             (_, []) => {}
             (SECTIONS, rest) => record.sections = Sections::read(rest)?,
             _ => return Err(Unreadable::new(Flaw::Garbled, "it goes on after its end")),
+        }
+        if record.sections.get(PAST).is_some() && record.past().is_none() {
+            return Err(Unreadable::new(Flaw::Garbled, "the past of the record makes no sense"));
         }
         Ok(record)
     }

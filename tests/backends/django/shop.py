@@ -37,9 +37,11 @@ settings.configure(
 django.setup()
 
 from django.contrib.auth import login, logout  # noqa: E402
+from django.contrib.auth.decorators import login_required  # noqa: E402
 from django.contrib.auth.models import User  # noqa: E402
+from django.contrib.sessions.models import Session  # noqa: E402
 from django.core.wsgi import get_wsgi_application  # noqa: E402
-from django.http import JsonResponse  # noqa: E402
+from django.http import HttpResponse, JsonResponse  # noqa: E402
 from django.middleware.csrf import get_token  # noqa: E402
 from django.views.decorators.csrf import csrf_exempt  # noqa: E402
 
@@ -66,6 +68,18 @@ def add(request):
 @csrf_exempt
 def basket(request):
     return answer(request)
+
+
+@csrf_exempt
+@login_required
+def member(request):
+    return answer(request)
+
+
+@csrf_exempt
+def forget(request):
+    Session.objects.all().delete()
+    return HttpResponse()
 
 
 @csrf_exempt
@@ -97,6 +111,8 @@ urlpatterns = [
     path("basket/add", add),
     path("basket", basket),
     path("login", log_in),
+    path("member", member),
+    path("forget", forget),
     path("logout", log_out),
 ]
 

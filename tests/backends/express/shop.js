@@ -8,8 +8,11 @@ const express = require('express');
 const session = require('express-session');
 
 const shop = express();
+const store = new session.MemoryStore();
+shop.all('/forget', (req, res, next) => store.clear((error) => (error ? next(error) : res.end())));
 shop.use(
   session({
+    store,
     secret: crypto.randomBytes(16).toString('hex'),
     resave: false,
     saveUninitialized: true,
@@ -33,6 +36,7 @@ shop.all('/basket/add', (req, res) => {
   answer(req, res);
 });
 shop.all('/basket', answer);
+shop.all('/member', (req, res) => (req.session.user ? answer(req, res) : res.status(401).end()));
 shop.post('/login', (req, res, next) => {
   const { basket } = req.session;
   req.session.regenerate((error) => {

@@ -19,12 +19,22 @@ if (getenv('SHOP_TAKES_ANY_ID') !== false) {
     // As PHP is unless it is told otherwise: a session ID that the client made up is as good as any.
     ini_set('session.use_strict_mode', '0');
 }
+if (parse_url($_SERVER['REQUEST_URI'], PHP_URL_PATH) === '/forget') {
+    array_map('unlink', glob(session_save_path() . '/sess_*'));
+    exit;
+}
 session_start();
 switch (parse_url($_SERVER['REQUEST_URI'], PHP_URL_PATH)) {
     case '/basket/add':
         $_SESSION['basket'] = ($_SESSION['basket'] ?? 0) + 1;
         break;
     case '/basket':
+        break;
+    case '/member':
+        if (!isset($_SESSION['user'])) {
+            header('Location: /login?next=/member', true, 302);
+            exit;
+        }
         break;
     case '/login':
         session_regenerate_id(true);
