@@ -13,8 +13,8 @@
 //! the backend is passed on when it comes, in the middle of the upload if need be.
 
 use http::header::{
-    CONNECTION, EXPECT, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
-    UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
 
@@ -62,6 +62,12 @@ pub fn strip_request_trailers(trailers: &mut HeaderMap) {
     for name in [PROXY_AUTHORIZATION, EXPECT, VIA] {
         trailers.remove(name);
     }
+}
+
+/// The same of the trailers of a response. HTTP/2 knows no such fields, and what would send one loses the whole response.
+pub fn strip_response_trailers(trailers: &mut HeaderMap) {
+    strip_response(trailers);
+    trailers.remove(CONTENT_LENGTH);
 }
 
 fn strip(headers: &mut HeaderMap) {
