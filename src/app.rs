@@ -6,6 +6,7 @@
 mod admin;
 mod announce;
 mod certificate;
+mod copying;
 mod parts;
 mod probes;
 mod sealing;
@@ -45,6 +46,7 @@ use crate::wire::server::{self, Edge, EdgeStats};
 use crate::wire::upstream::Upstream;
 
 pub use certificate::server_tls;
+pub use copying::{Copying, Progress, Report};
 pub use parts::{SnapshotCache, open_store, open_store_and_copies, open_store_told, upstream};
 
 use traffic::Traffic;

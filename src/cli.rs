@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, ConfigErrors, Flags, Ops, Secret, Sources};
+use crate::config::{Config, ConfigErrors, Flags, Ops, Secret, Sources, Store};
 
 /// Exit code: the command did what it was asked, and the answer is yes.
 pub const EXIT_OK: u8 = 0;
@@ -165,6 +165,12 @@ pub enum SessionsCommand {
     Show(SessionArgs),
     /// End it: the next request of that installation starts a new session
     End(SessionArgs),
+    /// Copy all sessions from one store into another, or hand them over while the bridge runs
+    ///
+    /// Sessions keep their expiry; what is newer in the target is left alone, and the source stays as it is. All else that a
+    /// store needs (store.key_prefix, keys, certificates) is taken from the configuration.
+    #[command(after_help = CONFIGURATION)]
+    Copy(CopyArgs),
 }
 
 /// Which installation.
@@ -184,6 +190,44 @@ fn install_id(text: &str) -> Result<Secret, &'static str> {
         return Err("an Install ID is never empty");
     }
     Ok(Secret::from(text.to_owned()))
+}
+
+/// From where to where.
+#[derive(Args, Clone, Debug)]
+pub struct CopyArgs {
+    /// The store that sessions are in, as in store.url
+    #[arg(long, value_name = "URL")]
+    from: Secret,
+    /// The store that they are to be in
+    #[arg(long, value_name = "URL")]
+    to: Secret,
+    /// Hand them over: every replica runs with store.moving_to, and follows each session as it is moved
+    #[arg(long)]
+    pub hand_over: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl CopyArgs {
+    /// Loads the configuration of the two stores.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    pub fn load(&self) -> Result<(Store, Store), ConfigErrors> {
+        let load = |url: &Secret| {
+            let flags = Flags {
+                store: Some(url.clone()),
+                ..Flags::default()
+            };
+            let store = Store::load(&self.config.sources(flags))?;
+            Ok(Store {
+                moving_to: None,
+                ..store
+            })
+        };
+        Ok((load(&self.from)?, load(&self.to)?))
+    }
 }
 
 /// Which bridge to ask.
@@ -261,6 +305,7 @@ mod tests {
             "--config x check",
             "sessions show",
             "sessions",
+            "sessions copy --from memory:",
             "health x",
         ] {
             assert_eq!(parse(wrong).unwrap_err().exit_code(), i32::from(EXIT_USAGE), "{wrong}");

@@ -210,6 +210,17 @@ impl Config {
     }
 }
 
+impl Store {
+    /// Reads where sessions are kept, for commands that need nothing else.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with the configuration; `upstream.url` may be set nowhere.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
+        sources.read(false).map(|parts| parts.store)
+    }
+}
+
 impl Ops {
     /// Reads where the operators' listener of a bridge is, for commands that talk to one. The upstream may be set
     /// nowhere: a running bridge may have been told by a flag.

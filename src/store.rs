@@ -8,7 +8,7 @@
 //! | [`memcached`] | all replicas | nothing | two replicas that may lose sessions |
 //! | [`sql::server`] (PostgreSQL, MySQL, MariaDB) | all replicas | what the database survives | two replicas and more |
 //!
-//! [`sealed`] is a layer over any of them. [`near_cache`] lies beside [`redis`]: copies in this process of what was read
+//! [`sealed`] is a layer over any of them, and [`moving`] one over two, while sessions are on their way from one to the other. [`near_cache`] lies beside [`redis`]: copies in this process of what was read
 //! there.
 //!
 //! All of them implement [`SessionStore`](crate::session::store::SessionStore) and pass one conformance suite,
@@ -19,6 +19,7 @@
 mod cells;
 pub mod memcached;
 pub mod memory;
+pub mod moving;
 pub mod near_cache;
 mod patience;
 pub mod redis;

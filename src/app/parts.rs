@@ -38,6 +38,7 @@ use crate::session::record::{CookiePolicy, Lifetime, Snapshot};
 use crate::session::store::SessionStore;
 use crate::store::memcached::{self, MemcachedOptions};
 use crate::store::memory::MemoryStore;
+use crate::store::moving::MovingStore;
 use crate::store::near_cache::{Listener, NearCache};
 use crate::store::redis::{Address, Login, RedisOptions, RedisStore, Servers};
 use crate::store::sql::SqliteStore;
@@ -89,11 +90,34 @@ pub async fn open_store_told(
     clock: Arc<dyn Clock>,
     listener: Option<Arc<dyn Listener>>,
 ) -> Result<Arc<dyn SessionStore>, StartError> {
-    sealing::over(
-        open_backend(store, clock, listener).await?,
-        &store.encryption_key_files,
-        store.accept_clear,
-    )
+    let Some(to) = &store.moving_to else {
+        let raw = open_backend(store, clock, listener).await?;
+        return sealing::over(raw, &store.encryption_key_files, store.accept_clear);
+    };
+    // Nobody keeps copies meanwhile: changes come from two sides.
+    let old = open_backend(store, Arc::clone(&clock), None).await?;
+    let new = open_backend(&elsewhere(store, to), clock, None).await?;
+    let moving: Arc<dyn SessionStore> = Arc::new(MovingStore::new(old, new));
+    sealing::over(moving, &store.encryption_key_files, store.accept_clear)
+}
+
+/// The same but for its URL. A password that is in a file is that of the user of `store.url`.
+fn elsewhere(store: &config::Store, url: &StoreUrl) -> config::Store {
+    config::Store {
+        url: url.clone(),
+        moving_to: None,
+        password: None,
+        wait_replicas: 0,
+        ..store.clone()
+    }
+}
+
+/// The store that the URL names, and no layer over it.
+pub(super) async fn open_raw(
+    store: &config::Store,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn SessionStore>, StartError> {
+    open_backend(store, clock, None).await
 }
 
 async fn open_backend(

@@ -95,7 +95,8 @@ async fn store(config: &Config) -> Result<String, String> {
     let unreplicated = opened.stats().unreplicated;
     opened.close().await.map_err(text)?;
     let told = outcome.map_err(text)?;
-    if config.near_cache.enabled && !told {
+    // While sessions are moved there are no copies.
+    if config.near_cache.enabled && !told && store.moving_to.is_none() {
         return Err("answers, but refuses what near_cache.enabled needs: CLIENT TRACKING, PTTL".to_owned());
     }
     Ok(match unreplicated {

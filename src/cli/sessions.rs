@@ -1,4 +1,7 @@
-//! `session-bridge sessions`: look at one installation's session, or end it, by asking a running bridge.
+//! `session-bridge sessions`: look at one installation's session, or end it, by asking a running bridge; or `copy` all of
+//! them from one store into another.
+
+mod copy;
 
 use std::fmt;
 use std::io::Write;
@@ -21,6 +24,7 @@ pub async fn run(command: SessionsCommand) -> ExitCode {
     let (method, arguments) = match command {
         SessionsCommand::Show(arguments) => (Method::GET, arguments),
         SessionsCommand::End(arguments) => (Method::DELETE, arguments),
+        SessionsCommand::Copy(arguments) => return copy::run(arguments).await,
     };
     let ops = match arguments.config.load_ops() {
         Ok(ops) => ops,

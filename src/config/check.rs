@@ -54,6 +54,7 @@ pub(super) fn contradictions(reader: &mut Reader, tree: &Table, parts: &Parts) {
     creation(reader, tree, parts);
     protection(reader, tree, parts);
     store(reader, tree, parts);
+    moving(reader, tree, parts);
     upstream(reader, tree, parts);
     near_cache(reader, tree, parts);
     routes(reader, tree, parts);
@@ -210,6 +211,24 @@ fn protection(reader: &mut Reader, tree: &Table, parts: &Parts) {
         let message = "is for requests without an Install ID, and those are refused: install_id.on_missing = \"pass\", or a \
                        route with session = \"optional\"";
         reader.contradiction(tree, &["session.adopt.enabled", "install_id.on_missing"], message);
+    }
+}
+
+/// Where sessions cannot be moved from or to.
+fn moving(reader: &mut Reader, tree: &Table, parts: &Parts) {
+    let store = &parts.store;
+    let Some(to) = &store.moving_to else { return };
+    let embedded = |url: &StoreUrl| matches!(url, StoreUrl::Memory | StoreUrl::Sqlite { .. });
+    if embedded(&store.url) || embedded(to) {
+        let message = "sessions move between servers while replicas go on; from and to a store of one process they are \
+                       copied while it is down: session-bridge sessions copy";
+        reader.contradiction(tree, &["store.moving_to", "store.url"], message);
+    } else if store.url.to_string() == to.to_string() {
+        reader.contradiction(
+            tree,
+            &["store.moving_to", "store.url"],
+            "is the store that sessions are in already",
+        );
     }
 }
 

@@ -14,7 +14,7 @@ use super::sections::{
     LogLevel, Lost, NearCache, OnMismatch, OnMissing, OnStoreError, OnUnreadable, Ops, Prefetch, Route, RouteSession,
     Server, ServerTls, Session, Store, Upstream,
 };
-use super::url::{StoreUrl, store_url, upstream_url};
+use super::url::{StoreUrl, optional_store_url, store_url, upstream_url};
 use super::value::{
     api_key, api_keys_file, boolean, bound_address, cookie_glob, cookie_name, count, csrf_header, derive_secret_file,
     duration, header_map, health_path, install_id_header, json_pointer, key_prefix, lasting_pem_file, listen,
@@ -275,6 +275,7 @@ fn store(section: &mut Section<'_>) -> Store {
                 path: PathBuf::from("session-bridge.db"),
             },
         ),
+        moving_to: section.value("moving_to", optional_store_url, None),
         timeout: section.value("timeout", positive_duration, Duration::from_millis(250)),
         key_prefix: section.value("key_prefix", key_prefix, "session-bridge:".to_owned()),
         password: section.value("password_file", password_file, None),

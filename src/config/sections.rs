@@ -262,6 +262,8 @@ pub struct Rate {
 pub struct Store {
     /// Which store.
     pub url: StoreUrl,
+    /// Where sessions are moved to: which is the new store while they are.
+    pub moving_to: Option<StoreUrl>,
     /// For each operation.
     pub timeout: Duration,
     /// What its keys start with.

@@ -181,6 +181,14 @@ pub(super) fn store_url(node: &Node) -> Result<StoreUrl, Fault> {
     }
 }
 
+/// `""`: none.
+pub(super) fn optional_store_url(node: &Node) -> Result<Option<StoreUrl>, Fault> {
+    match node.text()? {
+        "" => Ok(None),
+        _ => store_url(node).map(Some),
+    }
+}
+
 fn no_such_kind(node: &Node, scheme: &str, expected: &str) -> Fault {
     let hint = nearest(scheme, std::iter::once("memory").chain(schemes()));
     let hint = hint.map_or_else(String::new, |near| format!("; did you mean `{near}:`?"));

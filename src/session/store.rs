@@ -360,6 +360,17 @@ pub trait SessionStore: Send + Sync + 'static {
         }))
     }
 
+    /// The keys of what the store holds, part by part: from the beginning, or after the last part. What is there all the
+    /// while is named at least once; what has come or gone meanwhile, or has expired, may be.
+    /// [`StoreError::Unavailable`] where there is no such list.
+    fn keys(&self, _after: Option<Cursor>) -> StoreFuture<'_, KeyPage> {
+        Box::pin(async {
+            Err(StoreError::Unavailable(
+                "this store has no list of what it holds".into(),
+            ))
+        })
+    }
+
     /// Whether the store can serve reads and writes just now.
     fn ping(&self) -> StoreFuture<'_, ()>;
 
@@ -411,6 +422,19 @@ async fn retally<S: SessionStore + ?Sized, T: Send>(
     }
     Err(StoreError::Unavailable("too many count at once".to_owned()))
 }
+
+/// A part of the list of what a store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyPage {
+    /// The keys in it.
+    pub keys: Vec<Key>,
+    /// Where the next part begins; none: this is the last.
+    pub next: Option<Cursor>,
+}
+
+/// A place in the list of what a store holds; how it is written is the store's own affair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(pub Vec<u8>);
 
 /// What a store counts itself, from its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

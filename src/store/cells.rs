@@ -29,8 +29,8 @@ use super::slot::Slot;
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::quota::{Place, Quota, Taken};
 use crate::session::store::{
-    Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreError,
-    StoreFuture, StoreStats, Stored, Unreadable, Version,
+    Acquired, Created, Cursor, Key, KeyPage, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
+    SessionStore, StoreError, StoreFuture, StoreStats, Stored, Unreadable, Version,
 };
 
 /// What lies under a key.
@@ -71,6 +71,9 @@ pub(super) trait Cells: Send + Sync + 'static {
         until: Timestamp,
         by: Instant,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// See [`SessionStore::keys`].
+    fn keys(&self, after: Option<Cursor>, by: Instant) -> impl Future<Output = Result<KeyPage, StoreError>> + Send;
 
     /// See [`SessionStore::ping`].
     fn ping(&self, by: Instant) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -329,6 +332,10 @@ impl<C: Cells> SessionStore for CellStore<C> {
 
     fn give_back<'a>(&'a self, key: &'a Key, quota: Quota, place: Place) -> StoreFuture<'a, ()> {
         Box::pin(self.count(key, quota, move |slot, now, quota| slot.give_back(now, quota, place)))
+    }
+
+    fn keys(&self, after: Option<Cursor>) -> StoreFuture<'_, KeyPage> {
+        Box::pin(async move { self.cells.keys(after, self.deadline()?).await })
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

@@ -55,11 +55,14 @@ use self::protocol::Reply;
 use self::ring::Ring;
 use self::server::Server;
 use crate::session::clock::{Clock, Timestamp};
-use crate::session::store::{Key, SessionStore, StoreError, StoreStats};
+use crate::session::store::{Cursor, Key, KeyPage, SessionStore, StoreError, StoreStats};
 use crate::store::cells::{Cell, CellStore, Cells, Reading};
 
 /// When the item expires that tells the time, in seconds since 1970: the latest that Memcached takes.
 const END_OF_TIME: u32 = i32::MAX as u32;
+
+/// How long a server may take to list all its items; that is nothing that a request waits for.
+const LIST_WITHIN: Duration = Duration::from_secs(60);
 
 /// How often a read begins anew, when the item that tells the time was not there, say.
 const READS: usize = 4;
@@ -259,6 +262,26 @@ impl Cells for Items {
             Err(Failure::Late) => Err(StoreError::Ambiguous("no answer in time".into())),
             Err(Failure::Lost) => Err(StoreError::Ambiguous("the connection was lost".into())),
         }
+    }
+
+    /// Server by server.
+    async fn keys(&self, after: Option<Cursor>, by: Instant) -> Result<KeyPage, StoreError> {
+        let number = after.and_then(|after| after.0.first().copied()).map_or(0, usize::from);
+        let Some(server) = self.servers.get(number) else {
+            return Ok(KeyPage::default());
+        };
+        let names = server.names(&self.prefix, by.max(Instant::now() + LIST_WITHIN)).await?;
+        let keys = names.iter().filter_map(|digits| {
+            let digest = uuid::Uuid::try_parse(digits).ok().filter(|_| digits.len() == 32)?;
+            Some(Key::from_digest(*digest.as_bytes()))
+        });
+        let next = u8::try_from(number + 1)
+            .ok()
+            .filter(|next| usize::from(*next) < self.servers.len());
+        Ok(KeyPage {
+            keys: keys.collect(),
+            next: next.map(|next| Cursor(vec![next])),
+        })
     }
 
     /// As long as one server is well: see the module.

@@ -16,8 +16,8 @@ use super::slot::Slot;
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::quota::{Place, Quota, Taken};
 use crate::session::store::{
-    Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreError,
-    StoreFuture, Stored, Version,
+    Acquired, Created, Cursor, Key, KeyPage, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
+    SessionStore, StoreError, StoreFuture, Stored, Version,
 };
 
 /// How often the background sweep looks for what has expired.
@@ -206,6 +206,18 @@ impl SessionStore for MemoryStore {
 
     fn give_back<'a>(&'a self, key: &'a Key, quota: Quota, place: Place) -> StoreFuture<'a, ()> {
         Box::pin(async move { self.change(key, |slot, now| slot.give_back(now, quota, place)) })
+    }
+
+    fn keys(&self, _: Option<Cursor>) -> StoreFuture<'_, KeyPage> {
+        Box::pin(async move {
+            self.now()?;
+            let shards = self.inner.shards.each();
+            let keys = shards.flat_map(|shard| shard.slots.keys().copied().collect::<Vec<_>>());
+            Ok(KeyPage {
+                keys: keys.collect(),
+                next: None,
+            })
+        })
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

@@ -26,6 +26,7 @@ mod link;
 mod options;
 mod place;
 mod replicas;
+mod scan;
 mod scripts;
 mod sentinel;
 mod server;
@@ -52,8 +53,8 @@ use crate::session::clock::{Clock, Timestamp};
 use crate::session::copies::Pass;
 use crate::session::quota::{self, Quota, Taken};
 use crate::session::store::{
-    Acquired, BARREN_MEMORY, Created, Flaw, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
-    SessionStore, StoreError, StoreFuture, StoreStats, Stored, Unreadable, Version,
+    Acquired, BARREN_MEMORY, Created, Cursor, Flaw, Key, KeyPage, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed,
+    Replaced, SessionStore, StoreError, StoreFuture, StoreStats, Stored, Unreadable, Version,
 };
 use crate::store::near_cache::Listener;
 
@@ -531,6 +532,20 @@ impl SessionStore for RedisStore {
                     .await?,
             )
             .map(drop)
+        })
+    }
+
+    fn keys(&self, after: Option<Cursor>) -> StoreFuture<'_, KeyPage> {
+        Box::pin(async move {
+            let by = Instant::now() + self.timeout;
+            let (number, after) = scan::place(after)?;
+            let scan = scan::command(&self.prefix, after);
+            let (answer, masters) = match &self.servers {
+                Connected::One { server, .. } => (server.ask(&scan, Effect::Read, by).await, 1),
+                Connected::Cluster(cluster) => cluster.ask_master(number, &scan, by).await,
+            };
+            let answer = answer.map_err(|failure| self.explain(failure, Effect::Read))?;
+            scan::page(answer, &self.prefix, number, masters)
         })
     }
 

@@ -24,8 +24,8 @@ use crate::session::copies::Pass;
 use crate::session::quota::{Place, Quota, Taken};
 use crate::session::record::FIRST_SEALED;
 use crate::session::store::{
-    Acquired, Created, Flaw, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Payload, Removed, Replaced,
-    SessionStore, StoreError, StoreFuture, StoreStats, Stored, Unreadable, Version,
+    Acquired, Created, Cursor, Flaw, Key, KeyPage, LeaseEnd, LeaseState, LeaseToken, NewRecord, Payload, Removed,
+    Replaced, SessionStore, StoreError, StoreFuture, StoreStats, Stored, Unreadable, Version,
 };
 
 /// One way in which a record may be written.
@@ -217,6 +217,10 @@ impl SessionStore for SealedStore {
 
     fn give_back<'a>(&'a self, key: &'a Key, quota: Quota, place: Place) -> StoreFuture<'a, ()> {
         self.inner.give_back(key, quota, place)
+    }
+
+    fn keys(&self, after: Option<Cursor>) -> StoreFuture<'_, KeyPage> {
+        self.inner.keys(after)
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

@@ -36,8 +36,8 @@ use super::slot::{self, Slot};
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::quota::{Place, Quota, Taken};
 use crate::session::store::{
-    Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreError,
-    StoreFuture, Stored, Version,
+    Acquired, Created, Cursor, Key, KeyPage, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
+    SessionStore, StoreError, StoreFuture, Stored, Version,
 };
 
 /// How much memory the cache of records takes.
@@ -326,6 +326,20 @@ impl SessionStore for SqliteStore {
 
     fn give_back<'a>(&'a self, key: &'a Key, quota: Quota, place: Place) -> StoreFuture<'a, ()> {
         Box::pin(self.change(key, move |slot, now| slot.give_back(now, quota, place)))
+    }
+
+    fn keys(&self, after: Option<Cursor>) -> StoreFuture<'_, KeyPage> {
+        Box::pin(async move {
+            let listed = async {
+                match &mut *self.reader.lock().await {
+                    Some(reader) => table::keys(reader, after).await,
+                    None => Err(closed()),
+                }
+            };
+            tokio::time::timeout(self.timeout, listed)
+                .await
+                .unwrap_or(Err(StoreError::Timeout))
+        })
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

@@ -13,10 +13,10 @@ use crate::support::sql::{Kind, SqlServer};
 use crate::support::{InstallId, unused_port};
 
 /// A run of the program that came to its end.
-struct Run {
-    code: i32,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Run {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Run {
@@ -28,7 +28,7 @@ impl Run {
 }
 
 /// Runs the program in a directory with this `session-bridge.toml`, until it ends by itself.
-async fn run(arguments: &[&str], config: Option<&str>, env: &[(&str, &str)]) -> Run {
+pub(crate) async fn run(arguments: &[&str], config: Option<&str>, env: &[(&str, &str)]) -> Run {
     let dir = tempfile::tempdir().expect("a temporary directory");
     if let Some(config) = config {
         std::fs::write(dir.path().join("session-bridge.toml"), config).expect("a configuration file");
@@ -39,7 +39,7 @@ async fn run(arguments: &[&str], config: Option<&str>, env: &[(&str, &str)]) -> 
         .args(arguments)
         .envs(env.iter().copied());
     let mut process = Process::start("session-bridge", command, dir.path(), "cargo build");
-    let status = process.exit(Duration::from_secs(20)).await;
+    let status = process.exit(Duration::from_secs(60)).await;
     Run {
         code: status.code().expect("no signal ended it"),
         stdout: process.stdout(),

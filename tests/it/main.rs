@@ -25,6 +25,7 @@ mod figures;
 mod gate;
 mod limits;
 mod lost;
+mod migration;
 mod near_cache;
 mod outage;
 mod profiles;

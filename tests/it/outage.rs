@@ -7,9 +7,11 @@ use tokio::time::Instant;
 use crate::support::bridge::{Bridge, BridgeBuilder};
 use crate::support::client::{Answer, Call};
 use crate::support::gate::Gate;
+use crate::support::memcached::MemcachedServer;
 use crate::support::raw::RawBackend;
 use crate::support::redis::RedisServer;
 use crate::support::shop::Shop;
+use crate::support::sql::{Kind, SqlServer};
 use crate::support::{InstallId, eventually, local, unused_port};
 
 /// A shop, and a Redis that can be cut off from the bridges.
@@ -59,7 +61,18 @@ async fn record(bridge: &Bridge, id: &InstallId) -> Answer {
 /// While the store does what `break_it` does, known and unknown installations are refused in time; afterwards the
 /// known one goes on within a second.
 async fn an_outage_refuses_and_ends(break_it: impl Fn(&Gate)) {
-    let scene = Scene::new().await;
+    refuses_and_ends(&Scene::new().await, break_it).await;
+}
+
+/// The same over a store of another kind: a server at `port`, whose URL is what `url` makes of the port of the gate.
+async fn an_outage_of(port: u16, url: impl Fn(u16) -> String, break_it: impl Fn(&Gate)) {
+    let mut scene = Scene::new().await;
+    scene.gate = Gate::to(local(port)).await;
+    scene.builder = scene.builder.store(&url(scene.gate.port()));
+    refuses_and_ends(&scene, break_it).await;
+}
+
+async fn refuses_and_ends(scene: &Scene, break_it: impl Fn(&Gate)) {
     let bridge = scene.builder.clone().start().await;
     let (known, unknown) = (InstallId::random(), InstallId::random());
     bridge.ok(Call::post("/basket/add").of(&known)).await;
@@ -134,6 +147,24 @@ async fn a_stopped_store_refuses_in_time_and_its_return_needs_no_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_store_refuses_in_time_and_its_return_needs_no_restart() {
     an_outage_refuses_and_ends(Gate::stall).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_or_hanging_database_refuses_in_time_and_its_return_needs_no_restart() {
+    for kind in [Kind::Postgres, Kind::MariaDb] {
+        let server = SqlServer::start(kind);
+        let url = |port| server.url_at("bridge:p%40ss%2Fword", port);
+        an_outage_of(server.port(), url, Gate::cut).await;
+        an_outage_of(server.port(), url, Gate::stall).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_or_hanging_memcached_refuses_in_time_and_its_return_needs_no_restart() {
+    let server = MemcachedServer::start();
+    let url = |port| format!("memcached://127.0.0.1:{port}");
+    an_outage_of(server.port(), url, Gate::cut).await;
+    an_outage_of(server.port(), url, Gate::stall).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

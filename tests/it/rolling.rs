@@ -18,17 +18,23 @@ use crate::support::{InstallId, eventually, scaled};
 
 /// Clients that go on until they are told to stop, each on a connection of its own.
 #[derive(Clone, Default)]
-struct Load {
-    stop: Arc<AtomicBool>,
+pub(crate) struct Load {
+    pub(crate) stop: Arc<AtomicBool>,
     served: Arc<AtomicUsize>,
-    installations: Arc<AtomicUsize>,
+    pub(crate) installations: Arc<AtomicUsize>,
     failures: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 impl Load {
     /// A client that puts things into its basket and looks at it, `pause` after each answer; every `life` requests it is
     /// another installation. `query` says how slow the shop is to it.
-    fn client(&self, address: SocketAddr, query: &'static str, pause: Duration, life: usize) -> JoinHandle<()> {
+    pub(crate) fn client(
+        &self,
+        address: SocketAddr,
+        query: &'static str,
+        pause: Duration,
+        life: usize,
+    ) -> JoinHandle<()> {
         let load = self.clone();
         tokio::spawn(async move {
             let client = Client::new(address);
@@ -74,11 +80,11 @@ impl Load {
         Ok(())
     }
 
-    fn served(&self) -> usize {
+    pub(crate) fn served(&self) -> usize {
         self.served.load(Ordering::SeqCst)
     }
 
-    fn failures(&self) -> Vec<String> {
+    pub(crate) fn failures(&self) -> Vec<String> {
         self.failures.lock().expect("no panic while locked").clone()
     }
 }

@@ -4,6 +4,7 @@ mod cluster;
 mod contract;
 mod memcached;
 mod memory;
+mod moving;
 mod near;
 mod redis;
 mod sealed;

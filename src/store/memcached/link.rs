@@ -7,7 +7,7 @@
 use std::io;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -24,6 +24,9 @@ const QUEUE: usize = 1024;
 
 /// How much is written at once.
 const BATCH: usize = 64 << 10;
+
+/// The longest line of a list of items.
+const LIST_LINE: u64 = 4096;
 
 /// What an item takes up besides its key and value, generously.
 const OVERHEAD: usize = 1024;
@@ -150,6 +153,37 @@ async fn settings(stream: &mut TcpStream) -> Result<Settings, String> {
     Ok(Settings {
         item_limit: item_limit.ok_or("what is there is no Memcached of 1.6 or later")?,
     })
+}
+
+/// What follows `prefix` in the keys of all items of a server, by its own list of them (`lru_crawler metadump`).
+pub(super) async fn names(address: &Address, prefix: &str) -> Result<Vec<String>, String> {
+    let broke = |error: io::Error| format!("{address}: the connection broke: {error}");
+    let stream = TcpStream::connect((address.host.as_str(), address.port))
+        .await
+        .map_err(broke)?;
+    let mut stream = BufReader::new(stream);
+    stream.write_all(b"lru_crawler metadump all\r\n").await.map_err(broke)?;
+    let mut names = Vec::new();
+    let mut line = String::new();
+    loop {
+        line.clear();
+        let length = (&mut stream)
+            .take(LIST_LINE)
+            .read_line(&mut line)
+            .await
+            .map_err(broke)?;
+        let line = line.trim_end();
+        if length == 0 || line.starts_with("BUSY") || line.contains("ERROR") {
+            return Err(format!("{address} does not list its items: {line}"));
+        }
+        if line == "END" {
+            return Ok(names);
+        }
+        let name = line.strip_prefix("key=").and_then(|rest| rest.split(' ').next());
+        // Written as in a URL.
+        let name = name.map(|name| percent_encoding::percent_decode_str(name).decode_utf8_lossy());
+        names.extend(name.and_then(|name| name.strip_prefix(prefix).map(str::to_owned)));
+    }
 }
 
 async fn write(

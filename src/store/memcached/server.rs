@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Address;
-use super::link::Link;
+use super::link::{self, Link};
 use crate::session::store::StoreError;
 
 /// How long the making of a connection may take, if `store.timeout` is not longer.
@@ -20,6 +20,7 @@ const PACE: Duration = Duration::from_millis(50);
 
 /// A server.
 pub(super) struct Server {
+    address: Address,
     state: watch::Receiver<State>,
     made: Arc<AtomicU64>,
     timeout: Duration,
@@ -37,8 +38,14 @@ impl Server {
     pub(super) fn keep(address: Address, timeout: Duration) -> Self {
         let (told, state) = watch::channel(down("there is no connection yet"));
         let made = Arc::new(AtomicU64::new(0));
-        let keeper = tokio::spawn(keep(address, CONNECT_WITHIN.max(timeout), told, Arc::clone(&made)));
+        let keeper = tokio::spawn(keep(
+            address.clone(),
+            CONNECT_WITHIN.max(timeout),
+            told,
+            Arc::clone(&made),
+        ));
         Self {
+            address,
             state,
             made,
             timeout,
@@ -64,6 +71,14 @@ impl Server {
                 Ok(Err(_)) | Err(_) => return Err(StoreError::Unavailable(why.to_string())),
             }
         }
+    }
+
+    /// What follows `prefix` in the keys of all items that begin with it, by a connection of its own.
+    pub(super) async fn names(&self, prefix: &str, by: Instant) -> Result<Vec<String>, StoreError> {
+        let listed = tokio::time::timeout_at(by, link::names(&self.address, prefix)).await;
+        listed
+            .map_err(|_| StoreError::Timeout)?
+            .map_err(StoreError::Unavailable)
     }
 
     /// Connections made in place of another one.

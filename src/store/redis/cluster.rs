@@ -178,6 +178,19 @@ impl Cluster {
         }
     }
 
+    /// What master `number` answers to a command that reads, and how many there are.
+    pub(super) async fn ask_master(&self, number: usize, cmd: &Cmd, by: Instant) -> (Result<Value, Failure>, usize) {
+        let map = match self.shared.map(by).await {
+            Ok(map) => map,
+            Err(failure) => return (Err(failure), 0),
+        };
+        let answer = match map.masters().get(number) {
+            Some(node) => node.ask_here(cmd, Effect::Read, by, None).await,
+            None => Err(unavailable("the masters of the cluster have changed")),
+        };
+        (answer, map.masters().len())
+    }
+
     /// Whether there is a master that takes a write.
     ///
     /// One is enough: what the others serve is refused, request by request, while what this one serves is not. If the

@@ -31,8 +31,9 @@ pub use self::options::{Database, Encryption, SqlOptions};
 use self::connection::{Fate, Value};
 use self::pool::Pool;
 use self::statements::Statements;
+use super::table;
 use crate::session::clock::{Clock, Timestamp};
-use crate::session::store::{Key, SessionStore, StoreError, StoreStats};
+use crate::session::store::{Cursor, Key, KeyPage, SessionStore, StoreError, StoreStats};
 use crate::store::cells::{Cell, CellStore, Cells, Reading};
 use crate::store::patience::within;
 
@@ -175,6 +176,25 @@ impl Cells for Rows {
             }
             // Dropped, the connection is closed.
             None => Err(StoreError::Ambiguous("no answer in time".into())),
+        }
+    }
+
+    async fn keys(&self, after: Option<Cursor>, by: Instant) -> Result<KeyPage, StoreError> {
+        self.prepared(by).await?;
+        let after = after.map_or_else(Vec::new, |after| after.0);
+        let values = [Value::Text(&self.prefix), Value::Bytes(&after)];
+        let mut lent = self.pool.take(by).await?;
+        match within(by, lent.fetch_all(self.statements.list, &values)).await {
+            Some(Ok(rows)) => {
+                lent.give_back();
+                let digests = rows.iter().filter_map(|row| row.bytes(0).ok().flatten());
+                Ok(table::page(digests.collect()))
+            }
+            Some(Err(error)) => {
+                lent.settle(&error);
+                Err(StoreError::Unavailable(connection::reason(&error)))
+            }
+            None => Err(StoreError::Timeout),
         }
     }
 

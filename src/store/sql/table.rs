@@ -19,7 +19,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{ConnectOptions, Row};
 
 use crate::session::clock::Timestamp;
-use crate::session::store::{Flaw, Key, Payload, StoreError, Stored, Unreadable, Version};
+use crate::session::store::{Cursor, Flaw, Key, KeyPage, Payload, StoreError, Stored, Unreadable, Version};
 use crate::store::OpenError;
 
 /// The version of the schema that this program reads and writes.
@@ -40,6 +40,11 @@ COMMIT;
 ";
 
 const SELECT: &str = "SELECT seq, nonce, expires_at, payload FROM records WHERE digest = $1";
+
+/// How many keys are listed at once.
+pub(super) const KEYS: usize = 1000;
+
+const LIST: &str = "SELECT digest FROM records WHERE digest > $1 ORDER BY digest LIMIT 1000";
 
 const UPSERT: &str = "INSERT INTO records (digest, seq, nonce, expires_at, payload) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (digest) DO UPDATE
@@ -121,6 +126,25 @@ fn stored(row: &SqliteRow) -> Result<Stored, Unreadable> {
         expires_at: Timestamp::from_millis(u64::try_from(expires_at).map_err(|_| corrupt())?),
         payload: Payload(Bytes::from(payload)),
     })
+}
+
+/// The keys after `after`, [`KEYS`] at most.
+pub(super) async fn keys(connection: &mut SqliteConnection, after: Option<Cursor>) -> Result<KeyPage, StoreError> {
+    let after = after.map_or_else(Vec::new, |after| after.0);
+    let rows: sqlx::Result<Vec<Vec<u8>>> = sqlx::query_scalar(LIST).bind(after).fetch_all(connection).await;
+    Ok(page(rows.map_err(|error| failed(&error))?))
+}
+
+/// A part of the list of all keys, made of the digests in it.
+pub(super) fn page(digests: Vec<Vec<u8>>) -> KeyPage {
+    let next = digests.last().filter(|_| digests.len() >= KEYS).cloned().map(Cursor);
+    let keys = digests
+        .into_iter()
+        .filter_map(|digest| <[u8; 16]>::try_from(digest).ok());
+    KeyPage {
+        keys: keys.map(Key::from_digest).collect(),
+        next,
+    }
 }
 
 /// Brings the row of `key` from `before` to `after`.

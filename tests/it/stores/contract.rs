@@ -100,6 +100,7 @@ cases![
     so_many_places_are_taken_and_no_more,
     a_place_given_back_is_free_and_one_of_long_ago_too,
     however_many_ask_at_once_no_place_is_taken_twice,
+    every_record_is_listed,
     a_store_that_serves_says_so,
     a_closed_store_refuses_every_call,
 ];
@@ -800,6 +801,26 @@ async fn however_many_ask_at_once_no_place_is_taken_twice(subject: Arc<Subject>)
 
 fn quota(most: u32, within: Duration) -> Quota {
     Quota { most, within }
+}
+
+async fn every_record_is_listed(subject: Arc<Subject>) {
+    let store = &subject.store;
+    let writes = at_once(2100, |n| {
+        let store = Arc::clone(&subject.store);
+        let n = u32::try_from(n).unwrap();
+        async move { store.create(&key(n), record(1, "listed", LONG), None).await.unwrap() }
+    });
+    assert!(writes.await.iter().all(|outcome| *outcome == Created::Won));
+    let (mut listed, mut after) = (std::collections::BTreeSet::new(), None);
+    loop {
+        let page = store.keys(after).await.unwrap();
+        listed.extend(page.keys);
+        match page.next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!((0..2100).filter(|n| !listed.contains(&key(*n))).count(), 0);
 }
 
 async fn a_store_that_serves_says_so(subject: Arc<Subject>) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use session_bridge::session::clock::ManualClock;
 use session_bridge::session::store::{
-    Acquired, BARREN_MEMORY, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
-    SessionStore, StoreFuture, Stored, Version,
+    Acquired, BARREN_MEMORY, Created, Cursor, Key, KeyPage, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed,
+    Replaced, SessionStore, StoreFuture, Stored, Version,
 };
 use session_bridge::store::memory::MemoryStore;
 
@@ -56,6 +56,10 @@ impl SessionStore for Plain {
         acquire_lease(token: LeaseToken, ttl: Duration) -> Acquired;
         renew_lease(token: LeaseToken, ttl: Duration) -> bool;
         release_lease(token: LeaseToken, end: LeaseEnd) -> ();
+    }
+
+    fn keys(&self, after: Option<Cursor>) -> StoreFuture<'_, KeyPage> {
+        self.0.keys(after)
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

@@ -9,8 +9,8 @@ use session_bridge::session::clock::{ManualClock, Timestamp};
 use session_bridge::session::copies::{AtHand, Pass};
 use session_bridge::session::quota::{Place, Quota, Taken};
 use session_bridge::session::store::{
-    Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreFuture,
-    Stored, Version,
+    Acquired, Created, Cursor, Key, KeyPage, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
+    SessionStore, StoreFuture, Stored, Version,
 };
 use session_bridge::store::near_cache::{Listener, NearCache};
 
@@ -140,6 +140,10 @@ impl SessionStore for Replica {
         release_lease(token: LeaseToken, end: LeaseEnd) -> ();
         take_place(quota: Quota, now: Timestamp) -> Taken;
         give_back(quota: Quota, place: Place) -> ();
+    }
+
+    fn keys(&self, after: Option<Cursor>) -> StoreFuture<'_, KeyPage> {
+        self.store.keys(after)
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

@@ -80,6 +80,20 @@ impl Connection {
         }
     }
 
+    /// All rows that a statement answers.
+    pub(super) async fn fetch_all(&mut self, statement: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<Row>> {
+        match self {
+            Self::Postgres(connection) => {
+                let rows = postgres(statement, values).fetch_all(&mut **connection).await?;
+                Ok(rows.into_iter().map(Row::Postgres).collect())
+            }
+            Self::MySql(connection) => {
+                let rows = mysql(statement, values).fetch_all(&mut **connection).await?;
+                Ok(rows.into_iter().map(Row::MySql).collect())
+            }
+        }
+    }
+
     /// Carries out statements without values, as they are.
     pub(super) async fn run(&mut self, statements: &'static str) -> sqlx::Result<()> {
         match self {

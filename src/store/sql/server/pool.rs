@@ -239,6 +239,10 @@ impl Lent {
         self.connection.fetch(statement, values).await
     }
 
+    pub(super) async fn fetch_all(&mut self, statement: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<Row>> {
+        self.connection.fetch_all(statement, values).await
+    }
+
     pub(super) async fn run(&mut self, statements: &'static str) -> sqlx::Result<()> {
         self.connection.run(statements).await
     }

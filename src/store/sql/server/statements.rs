@@ -51,6 +51,8 @@ pub(super) struct Statements {
     pub(super) update: &'static str,
     /// Deletes a cell. Values: prefix, digest, the revision that is there, until when.
     pub(super) delete: &'static str,
+    /// The digests of up to a thousand records. Values: prefix, the digest after which to begin.
+    pub(super) list: &'static str,
     /// Writes, unless somebody just did; on a server that takes no writes that is an error either way.
     pub(super) probe: &'static str,
     /// Whether anything has expired; without any lock.
@@ -111,6 +113,8 @@ SET revision = $1, seq = $2, nonce = $3, expires_at = $4, told_expires_at = $5, 
 WHERE prefix = $12 AND digest = $13 AND revision = $14 AND floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint < $15",
     delete: "DELETE FROM session_bridge_records
 WHERE prefix = $1 AND digest = $2 AND revision = $3 AND floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint < $4",
+    list: "SELECT digest FROM session_bridge_records
+WHERE prefix = $1 AND digest > $2 AND payload IS NOT NULL ORDER BY digest LIMIT 1000",
     probe: "UPDATE session_bridge_schema SET probed_at = floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint WHERE id = 1 AND probed_at <= floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint - 1000",
     expired: "SELECT CAST(1 AS bigint) FROM session_bridge_records WHERE sweep_at <= floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint ORDER BY sweep_at LIMIT 1",
     lease: "UPDATE session_bridge_schema SET sweeper = $1, sweep_until = floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint + 10000
@@ -157,6 +161,8 @@ SET revision = ?, seq = ?, nonce = ?, expires_at = ?, told_expires_at = ?, paylo
 WHERE prefix = ? AND digest = ? AND revision = ? AND CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED) < ?",
     delete: "DELETE FROM session_bridge_records
 WHERE prefix = ? AND digest = ? AND revision = ? AND CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED) < ?",
+    list: "SELECT digest FROM session_bridge_records
+WHERE prefix = ? AND digest > ? AND payload IS NOT NULL ORDER BY digest LIMIT 1000",
     probe: "UPDATE session_bridge_schema SET probed_at = CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED) WHERE id = 1 AND probed_at <= CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED) - 1000",
     expired: "SELECT CAST(1 AS SIGNED) FROM session_bridge_records WHERE sweep_at <= CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED) ORDER BY sweep_at LIMIT 1",
     lease: "UPDATE session_bridge_schema SET sweeper = ?, sweep_until = CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED) + 10000
