@@ -6,9 +6,11 @@
 //!    what is unambiguous.
 //! 2. [`app`] routes it: the health path is answered here, everything else is for [`bridge`].
 //! 3. [`bridge::identify`] finds the Install ID, in the header or in the JSON body.
-//! 4. [`bridge::acquire`] finds the session at hand or in the store, waits for one that is being started, or takes the lead.
+//! 4. [`bridge::acquire`] finds the session at hand or in the store, waits for one that is being started, or takes the lead:
+//!    then the request starts it, or [`bridge::prefetch`] does before it is sent.
 //! 5. [`bridge::outbound`] builds the backend's request; [`wire::upstream`] sends it.
-//! 6. [`bridge::inbound`] takes every `Set-Cookie` out of the response.
+//! 6. [`bridge::inbound`] takes every `Set-Cookie` out of the response. One that reports a dead session ([`bridge::lost`])
+//!    has the request sent once more, from 4 on.
 //! 7. [`bridge::commit`] brings the stored session up to date, and only then is the response head passed on.
 //! 8. [`bridge::refuse`] turns whatever went wrong on the way into `application/problem+json`.
 //!

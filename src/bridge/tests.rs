@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,6 +27,7 @@ use crate::session::clock::{Clock, Timestamp};
 use crate::session::cookie::{Cookie, Origin, parse_set_cookie};
 use crate::session::glob::Glob;
 use crate::session::merge::{Effect, Said};
+use crate::session::past::By;
 use crate::session::record::{CookiePolicy, Lifetime, Rank, Snapshot};
 use crate::session::store::{
     Acquired, Created, Key, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced, SessionStore, StoreError,
@@ -1237,4 +1239,41 @@ async fn s2_a_leader_whose_session_cannot_be_kept_frees_nobody_to_start_others()
     let (stored, lease) = world.store.inner.observe(&KEY).await.unwrap();
     assert!(stored.is_some() && !lease.held);
     assert_eq!(lease.barren, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b1_nothing_that_a_response_to_another_network_says_changes_a_session() {
+    let world = World::new();
+    let here = world.replica();
+    let by = |address: [u8; 4]| {
+        let address = IpAddr::from(address);
+        Some(By {
+            address,
+            network: Some(IpNet::from(address)),
+            watched: false,
+        })
+    };
+    let said = |line: &str| Said {
+        rank: Rank::Auth,
+        cookies: cookies(&[line], here.sessions.now()),
+        at: here.sessions.now(),
+    };
+    let leader = here.post().await;
+    let change = Change::new(None, leader.at, said("sid=owner; Path=/"), None).by(by([192, 0, 2, 1]));
+    let committed = here.commit.commit(&KEY, change, leader.lead.as_ref()).await;
+    end(leader.lead, &here.sessions, committed).await;
+    // Sent without a session, when there was none yet: by rank alone, the log-in would win.
+    for sent in [None, here.sessions.load(&KEY).await.unwrap()] {
+        let change = Change::new(sent, leader.at, said("sid=stranger; Path=/"), None).by(by([192, 0, 2, 2]));
+        let committed = here.commit.commit(&KEY, change, None).await;
+        assert_eq!(
+            (committed.effect, jar(committed.snapshot.as_deref())),
+            (Effect::None, "sid=owner".to_owned())
+        );
+    }
+    let now = here.sessions.load(&KEY).await.unwrap();
+    assert_eq!(jar(now.as_deref()), "sid=owner");
+    let change = Change::new(now, leader.at, said("sid=again; Path=/"), None).by(by([192, 0, 2, 1]));
+    let committed = here.commit.commit(&KEY, change, None).await;
+    assert_eq!(jar(committed.snapshot.as_deref()), "sid=again", "its owner's do");
 }

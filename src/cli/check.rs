@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{ConfigArgs, EXIT_FAILED, EXIT_USAGE};
 use crate::app;
-use crate::config::{Config, StoreUrl};
+use crate::config::{Config, Create, StoreUrl};
 use crate::session::clock::{Clock as _, SystemClock};
 use crate::session::quota::Quota;
 use crate::session::store::{Key, LeaseEnd, LeaseToken, NewRecord, Payload, SessionStore, StoreError, Version};
@@ -42,7 +42,10 @@ pub async fn run(arguments: ConfigArgs) -> ExitCode {
         }
     };
     report("configuration", &Ok("valid".to_owned()));
-    let store = report(&format!("store {}", config.store.url), &store(&config).await);
+    let store = match config.session.create {
+        Create::Derive => report("store", &Ok("none is used: session cookies are computed".to_owned())),
+        Create::Capture | Create::Prefetch => report(&format!("store {}", config.store.url), &store(&config).await),
+    };
     let upstream = report(&format!("upstream {}", config.upstream.url), &upstream(&config).await);
     let tls = config.server.tls.as_ref().is_none_or(|tls| {
         let usable = app::server_tls(tls).map(|_| "can be shown to clients".to_owned());

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::health::say;
 use super::{EXIT_FAILED, EXIT_USAGE, ServeArgs};
 use crate::app::App;
-use crate::config::{Config, LogLevel};
+use crate::config::{Config, Create, LogLevel};
 use crate::lifecycle::Ended;
 use crate::lifecycle::service_manager::ServiceManager;
 use crate::lifecycle::signals::Signals;
@@ -57,12 +57,16 @@ async fn serve(config: &Config) -> Result<Ended, Box<dyn std::error::Error>> {
         Err(error) => tracing::warn!(%error, "the service manager is not told how the bridge is"),
     }
     let addresses = app.addresses();
+    let store = match config.session.create {
+        Create::Derive => "none".to_owned(),
+        Create::Capture | Create::Prefetch => config.store.url.to_string(),
+    };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         traffic = %addresses.traffic,
         ops = %addresses.ops,
         upstream = %config.upstream.url,
-        store = %config.store.url,
+        store,
         "listening",
     );
     Ok(app.run().await)

@@ -262,6 +262,19 @@ async fn help_and_version_are_told_without_a_configuration() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn check_asks_no_store_where_none_is_used() {
+    let shop = Shop::start().await;
+    let config = format!(
+        "upstream.url = \"{}\"\nstore.url = \"redis://127.0.0.1:1\"\nsession.create = \"derive\"\n\
+         session.derive.cookie = \"SID\"\n",
+        shop.url()
+    );
+    let good = run(&["check"], Some(&config), &[]).await;
+    assert_eq!(good.code, 0, "{}{}", good.stdout, good.stderr);
+    assert!(good.stdout.contains("store: none is used"), "{}", good.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn check_tells_what_the_user_at_redis_may_not_do_and_leaves_nothing_for_long() {
     let shop = Shop::start().await;
     let redis = RedisServer::start();

@@ -224,6 +224,7 @@ async fn derive_sends_the_id_or_its_hmac_and_lets_no_cookie_in_or_out() {
     let cookies = keyed.ok(call()).await["cookies"].as_str().expect("text").to_owned();
     let value = cookies.strip_prefix("PHPSESSID=").expect("the cookie");
     assert!(value.len() == 64 && !cookies.contains(id.as_str()), "{cookies}");
+    assert!(plain.logs().contains("\"store\":\"none\""), "{}", plain.logs());
     for bridge in [&plain, &keyed] {
         assert!(!bridge.logs().contains(value) && !bridge.logs().contains(id.as_str()));
     }

@@ -115,3 +115,26 @@ fn what_cannot_be_read_names_its_version() {
     };
     assert_eq!(Snapshot::read(&stored).unwrap_err().version, Some(version(7)));
 }
+
+#[test]
+fn the_past_is_kept_by_those_who_do_not_know_it_and_a_garbled_one_makes_the_record_unreadable() {
+    let mut record = Record::begin(Version { seq: 1, nonce: 2 }, Rank::Safe, Timestamp::from_millis(1));
+    let plain = record.encode().unwrap();
+    assert_eq!(
+        plain.0.first(),
+        Some(&1),
+        "nothing new is written where nothing is remembered"
+    );
+    let past = Past {
+        network: Some("192.0.2.0/24".parse().unwrap()),
+        calm: true,
+    };
+    record.set_past(past);
+    let mut read = Record::decode(&record.encode().unwrap()).unwrap();
+    assert_eq!((read.past(), &read), (Some(past), &record));
+    read.set_past(Past { calm: false, ..past });
+    assert_eq!(read.past().map(|past| past.calm), Some(false));
+    read.sections.set(form::PAST, vec![9]);
+    let unreadable = Record::decode(&read.encode().unwrap()).unwrap_err();
+    assert_eq!(unreadable.flaw, Flaw::Garbled);
+}
