@@ -1,4 +1,5 @@
 -- The traffic of an app platform, for wrk: JSON POSTs of 1 kB, each request of the next of IDS installations.
+-- With ID_IN=body the ID is a member of the JSON, else a field.
 -- At the end one line for the script that started it: requests, seconds, p50, p99 and p99.9 in ms,
 -- errors.
 
@@ -8,13 +9,18 @@ local requests = {}
 local at = 0
 
 function init()
+  local in_body = os.getenv("ID_IN") == "body"
   local head = '{"items":[{"sku":"4601234567890","quantity":1}],"comment":"'
-  local body = head .. string.rep("x", size - #head - 2) .. '"}'
   for i = 1, ids do
-    requests[i] = wrk.format("POST", "/basket/calculate", {
-      ["Content-Type"] = "application/json",
-      ["X-Install-Id"] = string.format("%08x-0000-4000-8000-%012x", i, i),
-    }, body)
+    local id = string.format("%08x-0000-4000-8000-%012x", i, i)
+    -- In the body it comes last: all of it has to be searched.
+    local tail = in_body and '","installId":"' .. id .. '"}' or '"}'
+    local body = head .. string.rep("x", size - #head - #tail) .. tail
+    local fields = { ["Content-Type"] = "application/json" }
+    if not in_body then
+      fields["X-Install-Id"] = id
+    end
+    requests[i] = wrk.format("POST", "/basket/calculate", fields, body)
   end
 end
 

@@ -386,7 +386,10 @@ impl Bridge {
             }
         };
         let upstream = &self.parts.upstream;
-        let result = upstream.send_informed(outgoing, route.response_timeout, inform).await;
+        let at_hand = informer.is_some_and(Informer::has_whole_request);
+        let result = upstream
+            .send_informed(outgoing, route.response_timeout, at_hand, inform)
+            .await;
         journal.responded();
         let mut response = result.map_err(|error| {
             journal.cause(&error);

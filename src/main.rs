@@ -1,11 +1,12 @@
 //! The `session-bridge` program: arguments in, an exit code out.
 
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use session_bridge::cli::{self, Cli, Command};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -14,7 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const LAST_THREADS: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
-    let runtime = match Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             cli::health::say(&format_args!("the runtime cannot start: {error}"));
@@ -24,6 +25,17 @@ fn main() -> ExitCode {
     let code = runtime.block_on(run());
     runtime.shutdown_timeout(LAST_THREADS);
     code
+}
+
+/// On one core there is nobody to share the work with: a scheduler that would is only in the way.
+fn runtime() -> std::io::Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mut builder = if cores > 1 {
+        Builder::new_multi_thread()
+    } else {
+        Builder::new_current_thread()
+    };
+    builder.enable_all().build()
 }
 
 async fn run() -> ExitCode {

@@ -101,6 +101,12 @@ impl Informer {
     pub fn send(&self, response: &Response<()>) {
         self.connection.inform(self.turn, response);
     }
+
+    /// Whether all of the request has come in, its body included.
+    #[must_use]
+    pub fn has_whole_request(&self) -> bool {
+        self.connection.is_received(self.turn)
+    }
 }
 
 /// The limits of the traffic listener.

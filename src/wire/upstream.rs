@@ -65,6 +65,10 @@ use super::headers::members;
 use super::upgrade::Upgraded;
 use crate::tls;
 
+/// The share of [`UpstreamOptions::max_connections`] that requests may take whose body has yet to come: three of four. The
+/// rest is for those that are here, however many clients drip.
+pub const UPLOADS: (usize, usize) = (3, 4);
+
 /// Where the backend is, and how its connections are kept.
 #[derive(Clone, Debug)]
 pub struct UpstreamOptions {
@@ -129,10 +133,12 @@ impl Upstream {
         request: Request<Body>,
         response_timeout: Duration,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        self.send_informed(request, response_timeout, |_| {}).await
+        self.send_informed(request, response_timeout, false, |_| {}).await
     }
 
-    /// The same; `inform` is told of informational responses (1xx) as they come, ahead of the final one.
+    /// The same; `inform` is told of informational responses (1xx) as they come, ahead of the final one. `at_hand`: all
+    /// of the request's body is there, so that it takes no longer than the backend does. Of those whose body has yet to
+    /// come there are at most [`UPLOADS`] at once, as they may take as long as their clients like.
     ///
     /// # Errors
     /// As [`Self::send`].
@@ -140,13 +146,19 @@ impl Upstream {
         &self,
         request: Request<Body>,
         response_timeout: Duration,
+        at_hand: bool,
         mut inform: impl FnMut(Response<()>),
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let place = self.pool.place().await?;
+        let waits_for_client = !at_hand && !http_body::Body::is_end_stream(request.body());
+        let place = self.pool.place(waits_for_client).await?;
         let upgrade_asked = request.headers().contains_key(UPGRADE);
         let mut outgoing = Outgoing::new(request);
         loop {
             let (mut connection, reused) = self.pool.connection().await?;
+            if !reused {
+                // Opening it has taken time that is not the backend's.
+                outgoing.restart_clock();
+            }
             let written_before = connection.stream.written();
             let result = exchange(&mut connection, &mut outgoing, response_timeout, &mut inform).await;
             let arrived = connection.stream.written() != written_before;
@@ -220,7 +232,6 @@ async fn exchange(
     inform: &mut impl FnMut(Response<()>),
 ) -> Result<Head, Broken> {
     let method = outgoing.method.clone();
-    let started = Instant::now();
     poll_fn(|cx| {
         connection.poll_send(cx, outgoing);
         if let Some(what) = outgoing.failure() {
@@ -229,8 +240,7 @@ async fn exchange(
         if let Poll::Ready(head) = connection.poll_head(cx, &method, inform) {
             return Poll::Ready(head.map_err(Broken::Connection));
         }
-        let moved = started.max(outgoing.last_moved());
-        ready!(connection.alarm.poll(cx, after(moved, timeout)));
+        ready!(connection.alarm.poll(cx, after(outgoing.last_moved(), timeout)));
         Poll::Ready(Err(Broken::Quiet(outgoing.awaits_client())))
     })
     .await
@@ -262,6 +272,9 @@ fn receive(
         return Ok(response);
     }
     let sent = outgoing.is_sent();
+    if sent {
+        lease.place.uploaded();
+    }
     lease.reusable = response.version() == Version::HTTP_11
         && !says_close(response.headers())
         && !(sent && lease.connection.has_failed_to_send());

@@ -541,6 +541,28 @@ async fn a_backend_that_does_not_read_holds_the_client_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_that_drip_their_bodies_keep_nobody_from_the_backend() {
+    let backend = RawBackend::answering(OK).await;
+    let bridge = Bridge::before(&backend.url())
+        .set("upstream.max_connections", 4)
+        .start()
+        .await;
+    let mut dripping = Vec::new();
+    for framing in ["Content-Length: 1000", "Transfer-Encoding: chunked"].repeat(20) {
+        let mut client = RawStream::connect(bridge.traffic).await;
+        client
+            .write(head("POST /", &format!("{framing}\r\n\r\n5\r\nhello")))
+            .await;
+        dripping.push(client);
+    }
+    for _ in 0..20 {
+        let answer = bridge.send(Call::post("/").of(&InstallId::random()).body("{}")).await;
+        assert_eq!(answer.status, 200);
+    }
+    drop(dripping);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_passes_after_a_101_without_its_cookies() {
     let backend = RawBackend::scripted(|request, mut stream| async move {
         assert!(request.head.one("Connection").eq_ignore_ascii_case("upgrade"), "{request:?}");

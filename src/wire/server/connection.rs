@@ -81,6 +81,7 @@ where
             Next::Gone => return Ending::Gone,
         };
         let _request = Doing::request(&edge.stats);
+        poll_fn(|cx| lock(intake).poll_small_body(cx)).await;
         let RequestHead {
             request,
             persistent,

@@ -8,6 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{Response, Version};
@@ -24,6 +25,10 @@ use crate::wire::timer::Timer;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// How much of informational responses waits for a client that does not take them; beyond it they are left out.
 const MAX_INTERIM: usize = 64 * 1024;
+
+/// Up to what size a body is waited for before the service is asked, and how long.
+const SMALL_BODY: u64 = 64 * 1024;
+const SMALL_BODY_WAIT: Duration = Duration::from_secs(1);
 
 /// See the [module](self).
 pub(super) struct Intake<IO> {
@@ -53,6 +58,8 @@ pub(super) struct Intake<IO> {
     half_closed: bool,
     /// The connection has failed.
     gone: bool,
+    /// Since when a small body is waited for.
+    small_since: Option<Instant>,
     /// For what is waited, and since when.
     waiting: Option<(Position, Instant)>,
     read_timer: Timer,
@@ -111,6 +118,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
             broken: None,
             half_closed: false,
             gone: false,
+            small_since: None,
             waiting: None,
             read_timer: Timer::default(),
             blocked: None,
@@ -161,9 +169,29 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
         self.judged = self.held.split_to(advance.release - end.length);
         let head = read_request(head).ok_or(EdgeRefusal::BadRequest("an unreadable request head"))?;
         self.chunks = end.chunked.then(Decoder::default);
+        self.small_since = None;
         self.continue_due = head.expects_continue && self.judged.is_empty() && !advance.ended;
         self.turn += 1;
         Ok(Some(Box::new(head)))
+    }
+
+    /// Waits until a small body is here, for a moment at most. So a request takes a connection to the backend when it is
+    /// there, not while a client drips: see [`Informer::has_whole_request`]. One that waits to be told to go on is told
+    /// when the backend's connection is there.
+    pub(super) fn poll_small_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let small = self.checker.sized_rest() + self.judged.len() as u64 <= SMALL_BODY;
+        while small && self.chunks.is_none() && !self.continue_due && !self.is_received() {
+            match self.poll_more(cx) {
+                Poll::Ready(Ok(1..)) => {}
+                // Whoever reads the body is told.
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                Poll::Pending => {
+                    let since = *self.small_since.get_or_insert_with(Instant::now);
+                    return self.read_timer.poll(cx, since + SMALL_BODY_WAIT);
+                }
+            }
+        }
+        Poll::Ready(())
     }
 
     /// By which way the client is told of informational responses to the request in hand (RFC 9110 §15.2).
@@ -422,6 +450,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
 /// Where informational responses go.
 pub(super) trait Inform: Send + Sync {
     fn inform(&self, turn: u64, response: &Response<()>);
+    /// Whether all of that request is here.
+    fn is_received(&self, turn: u64) -> bool;
 }
 
 impl<IO: Send> Inform for Mutex<Intake<IO>> {
@@ -435,6 +465,11 @@ impl<IO: Send> Inform for Mutex<Intake<IO>> {
         write_fields(&mut intake.interim, fields, extensions.get());
         intake.interim.extend_from_slice(b"\r\n");
         intake.wake();
+    }
+
+    fn is_received(&self, turn: u64) -> bool {
+        let intake = lock(self);
+        intake.turn == turn && intake.checker.position() == Position::Ended
     }
 }
 

@@ -8,13 +8,12 @@ use std::{fmt, io, mem};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
 use super::after;
 use super::connection::Connection;
 use super::outgoing::Outgoing;
-use super::pool::Pool;
+use super::pool::{Place, Pool};
 use crate::wire::h1::{Chunk, Decoder, Length};
 use crate::wire::timer::Timer;
 
@@ -22,7 +21,7 @@ use crate::wire::timer::Timer;
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) connection: Box<Connection>,
-    pub(super) place: OwnedSemaphorePermit,
+    pub(super) place: Place,
     pub(super) pool: Arc<Pool>,
     /// Whether it can take another request after this one.
     pub(super) reusable: bool,

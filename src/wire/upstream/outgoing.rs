@@ -42,6 +42,8 @@ pub(super) struct Outgoing {
     awaits_client: bool,
     /// When something last moved.
     moved: Instant,
+    /// Something has moved since that was noted.
+    has_moved: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,11 +95,18 @@ impl Outgoing {
             failed: None,
             awaits_client: false,
             moved: Instant::now(),
+            has_moved: false,
         }
+    }
+
+    /// The time for which nothing has moved begins now.
+    pub(super) fn restart_clock(&mut self) {
+        self.moved = Instant::now();
     }
 
     /// Begins again on another connection: nothing has left on the first. `false` when that cannot be done.
     pub(super) fn rewind(&mut self) -> bool {
+        self.moved = Instant::now();
         self.position = 0;
         self.unflushed = false;
         self.failed.is_none() && !self.out.is_empty()
@@ -132,6 +141,15 @@ impl Outgoing {
         cx: &mut Context<'_>,
         io: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
+        let polled = self.poll_parts(cx, io);
+        if std::mem::take(&mut self.has_moved) {
+            // Asked once, however much that was.
+            self.moved = Instant::now();
+        }
+        polled
+    }
+
+    fn poll_parts(&mut self, cx: &mut Context<'_>, io: &mut (impl AsyncWrite + Unpin)) -> Poll<io::Result<()>> {
         loop {
             self.gather(cx);
             if self.failed.is_some() {
@@ -144,7 +162,7 @@ impl Outgoing {
                 }
                 self.position += written;
                 self.unflushed = true;
-                self.moved = Instant::now();
+                self.has_moved = true;
             }
             if self.unflushed {
                 ready!(Pin::new(&mut *io).poll_flush(cx))?;
@@ -192,7 +210,7 @@ impl Outgoing {
                     return;
                 }
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.moved = Instant::now();
+                    self.has_moved = true;
                     match frame.into_data() {
                         Ok(data) => self.push(data),
                         Err(frame) => self.finish(frame.into_trailers().ok().as_ref()),
@@ -248,7 +266,7 @@ impl Outgoing {
                 write_trailers(&mut self.out, trailers, |name| self.announced.contains(name));
             }
         }
-        self.moved = Instant::now();
+        self.has_moved = true;
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::connect;
 use super::connection::Connection;
 use super::stats::{Counters, Open};
-use super::{UpstreamError, UpstreamOptions};
+use super::{UPLOADS, UpstreamError, UpstreamOptions};
 
 /// How often idle connections are looked at: one that the backend has closed keeps a socket until then.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -21,6 +21,20 @@ struct Idle {
     since: Instant,
 }
 
+/// A place in the pool.
+#[derive(Debug)]
+pub(super) struct Place {
+    _place: OwnedSemaphorePermit,
+    upload: Option<OwnedSemaphorePermit>,
+}
+
+impl Place {
+    /// The request was sent to its end.
+    pub(super) fn uploaded(&mut self) {
+        self.upload = None;
+    }
+}
+
 /// The pool. The number of places bounds the connections in use; an idle one holds none, but whoever has a place
 /// takes an idle connection before opening another, so that all of them together stay within the same bound.
 #[derive(Debug)]
@@ -28,6 +42,8 @@ pub(super) struct Pool {
     pub(super) options: UpstreamOptions,
     pub(super) counters: Arc<Counters>,
     places: Arc<Semaphore>,
+    /// Those of them that may wait for clients.
+    uploads: Arc<Semaphore>,
     /// The last used is at the end and the first to be used again: the others fall idle and are closed.
     idle: Mutex<Vec<Idle>>,
     sweeping: AtomicBool,
@@ -39,23 +55,35 @@ impl Pool {
         Self {
             counters: Arc::default(),
             places: Arc::new(Semaphore::new(places)),
+            uploads: Arc::new(Semaphore::new((places / UPLOADS.1 * UPLOADS.0).max(1))),
             idle: Mutex::default(),
             sweeping: AtomicBool::new(false),
             options,
         }
     }
 
-    /// A place, first come, first served.
-    pub(super) async fn place(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
-        let overloaded = UpstreamError::Overloaded {
-            max_connections: self.options.max_connections,
+    /// A place, first come, first served; `upload`: for a request that may wait for its client.
+    pub(super) async fn place(&self, upload: bool) -> Result<Place, UpstreamError> {
+        let upload = if upload {
+            Some(self.permit(&self.uploads).await?)
+        } else {
+            None
         };
-        if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
+        Ok(Place {
+            _place: self.permit(&self.places).await?,
+            upload,
+        })
+    }
+
+    async fn permit(&self, of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, UpstreamError> {
+        if let Ok(permit) = Arc::clone(of).try_acquire_owned() {
             return Ok(permit);
         }
-        match timeout(self.options.connect_timeout, Arc::clone(&self.places).acquire_owned()).await {
+        match timeout(self.options.connect_timeout, Arc::clone(of).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(overloaded),
+            Ok(Err(_)) | Err(_) => Err(UpstreamError::Overloaded {
+                max_connections: self.options.max_connections,
+            }),
         }
     }
 

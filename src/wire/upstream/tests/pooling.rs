@@ -285,3 +285,33 @@ async fn every_address_of_a_name_is_tried() {
     });
     assert_eq!(text(upstream.send(get("/"), PATIENCE).await.unwrap()).await, "ok");
 }
+
+#[tokio::test]
+async fn uploads_that_wait_for_their_clients_leave_places_for_what_is_here() {
+    let upstream = Upstream::new(UpstreamOptions {
+        max_connections: 4,
+        connect_timeout: Duration::from_millis(100),
+        ..options(answering(OK).await)
+    });
+    let mut dripping = Vec::new();
+    for _ in 0..3 {
+        let (client, body) = channel();
+        let upstream = upstream.clone();
+        dripping.push((
+            client,
+            tokio::spawn(async move { upstream.send(post(body), PATIENCE).await }),
+        ));
+    }
+    until("three uploads are under way", || upstream.stats().open == 3).await;
+    let (_client, body) = channel();
+    let one_more = upstream.send(post(body), PATIENCE).await;
+    assert_eq!(one_more.unwrap_err().kind(), "overloaded");
+    for _ in 0..3 {
+        let here = upstream.send_informed(post("hello"), PATIENCE, true, |_| {}).await;
+        assert_eq!(text(here.unwrap()).await, "ok");
+    }
+    for (client, sending) in dripping {
+        drop(client);
+        assert_eq!(text(sending.await.unwrap().unwrap()).await, "ok");
+    }
+}
