@@ -1,5 +1,6 @@
 //! How connections of clients begin, and what is spoken on them.
 
+mod descriptors;
 mod http2;
 mod proxy_protocol;
 mod tls;
