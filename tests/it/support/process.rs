@@ -119,8 +119,9 @@ pub(crate) fn await_stop(pid: u32) {
     let until = Instant::now() + Duration::from_secs(10);
     let is_stopped = |thread: std::fs::DirEntry| {
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        // The state follows the name, which is in parentheses.
-        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        // The state follows the name, which is in parentheses. One that has ended is not reaped by a parent that has stopped.
+        stat.rsplit_once(") ")
+            .is_none_or(|(_, rest)| rest.starts_with(['T', 'Z', 'X']))
     };
     loop {
         let mut threads = std::fs::read_dir(format!("/proc/{pid}/task"))

@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 use super::lasting_port;
 use super::process::{Process, await_stop};
@@ -168,6 +169,43 @@ impl SqlServer {
             std::thread::sleep(Duration::from_millis(10));
         }
         self.process = Some(process);
+    }
+
+    /// Has somebody change all rows of sessions, to what they are, in a transaction that ends after this time: until then
+    /// whoever wants to write one of them waits. Returns when that has begun.
+    pub(crate) async fn hold_rows(&self, time: Duration) -> JoinHandle<()> {
+        use sqlx::Connection as _;
+        const BEGIN: &str = "BEGIN";
+        const CHANGE: &str = "UPDATE session_bridge_records SET sweep_at = sweep_at";
+        const END: &str = "COMMIT";
+        match self.kind {
+            Kind::Postgres => {
+                let mut connection = sqlx::PgConnection::connect(&self.url()).await.expect("a connection");
+                for statement in [BEGIN, CHANGE] {
+                    sqlx::raw_sql(statement)
+                        .execute(&mut connection)
+                        .await
+                        .expect("an answer");
+                }
+                tokio::spawn(async move {
+                    tokio::time::sleep(time).await;
+                    sqlx::raw_sql(END).execute(&mut connection).await.expect("an answer");
+                })
+            }
+            Kind::MariaDb => {
+                let mut connection = sqlx::MySqlConnection::connect(&self.url()).await.expect("a connection");
+                for statement in [BEGIN, CHANGE] {
+                    sqlx::raw_sql(statement)
+                        .execute(&mut connection)
+                        .await
+                        .expect("an answer");
+                }
+                tokio::spawn(async move {
+                    tokio::time::sleep(time).await;
+                    sqlx::raw_sql(END).execute(&mut connection).await.expect("an answer");
+                })
+            }
+        }
     }
 
     fn command(&self) -> Command {
