@@ -38,7 +38,7 @@ async fn bridge(backend: &Recorder) -> Bridge {
 }
 
 /// The statuses of the final responses to a stream, in order.
-async fn send(to: SocketAddr, pieces: &[&[u8]], asked: &[Request], tail: Tail) -> Vec<u16> {
+async fn send(to: SocketAddr, pieces: &[&[u8]], asked: &[Request], tail: Tail) -> Result<Vec<u16>, String> {
     let mut stream = TcpStream::connect(to).await.expect("a connection");
     stream.set_nodelay(true).expect("a socket");
     for piece in pieces {
@@ -54,15 +54,16 @@ async fn send(to: SocketAddr, pieces: &[&[u8]], asked: &[Request], tail: Tail) -
                 answers.push(status);
             }
         }
-        // It waits for more of a body that never comes.
-        if tail == Tail::Incomplete && answers.len() == asked.len() && !hung_up {
+        // It waits for more of a body that never comes, or, where the last body has swallowed all, for another request.
+        if matches!(tail, Tail::Incomplete | Tail::None) && answers.len() == asked.len() && !hung_up {
             hung_up = true;
             let _ = stream.shutdown().await;
         }
         let read = tokio::time::timeout(STUCK, stream.read_buf(&mut bytes)).await;
-        match read.expect("an answer, or the end") {
-            Ok(1..) => {}
-            Ok(0) | Err(_) => return answers,
+        match read {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) => return Ok(answers),
+            Err(_elapsed) => return Err(format!("neither an answer nor the end after {answers:?}")),
         }
     }
 }
@@ -96,7 +97,7 @@ async fn put(to: SocketAddr, stream: &[u8], cuts: &[usize]) -> Result<(Vec<u16>,
         rest = behind;
     }
     pieces.push(rest);
-    let answers = send(to, &pieces, &asked, tail).await;
+    let answers = send(to, &pieces, &asked, tail).await?;
     let good = answers.iter().take_while(|status| **status == 200).count();
     if good > asked.len() {
         return Err(format!(
