@@ -34,7 +34,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
-use http::header::{CONNECTION, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use tokio::time::Instant;
 
@@ -267,6 +267,12 @@ fn receive(
                 "it switches protocols without being asked to".to_owned(),
             ));
         }
+        if !outgoing.is_sent() {
+            // The rest of the request would be the first words of the other protocol (RFC 9110 §7.8).
+            return Err(UpstreamError::BadResponse(
+                "it switches protocols in the middle of the request".to_owned(),
+            ));
+        }
         let mut response = response.map(|()| UpstreamBody::empty());
         Upgraded::new(Tunnel::new(lease)).ride(&mut response);
         return Ok(response);
@@ -277,10 +283,18 @@ fn receive(
     }
     lease.reusable = response.version() == Version::HTTP_11
         && !says_close(response.headers())
-        && !(sent && lease.connection.has_failed_to_send());
+        && !may_have_a_body_in_spite(&response)
+        && !lease.connection.has_failed_to_send();
     let unsent = (!sent && !lease.connection.has_failed_to_send()).then_some((outgoing, quiet));
-    lease.reusable &= sent || unsent.is_some();
     Ok(response.map(|()| UpstreamBody::new(length, lease, unsent)))
+}
+
+/// Whether a response that has no body tells the length of one (RFC 9110 §8.6): a server that does so may send it too, as
+/// the beginning of the next response.
+fn may_have_a_body_in_spite(response: &Response<()>) -> bool {
+    let fields = response.headers();
+    let told = fields.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    response.status() == StatusCode::NO_CONTENT && (told || fields.contains_key(TRANSFER_ENCODING))
 }
 
 fn says_close(headers: &HeaderMap) -> bool {

@@ -144,7 +144,7 @@ impl Length {
             let mut chunked = false;
             for coding in members(fields, &TRANSFER_ENCODING) {
                 match coding {
-                    _ if coding.eq_ignore_ascii_case(b"chunked") => chunked = true,
+                    _ if coding.eq_ignore_ascii_case(b"chunked") && !chunked => chunked = true,
                     b"" => {}
                     _ if coding.eq_ignore_ascii_case(b"identity") && !chunked => {}
                     _ => return Err(HeadError("its transfer coding was not asked for")),

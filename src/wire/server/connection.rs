@@ -127,8 +127,8 @@ fn must_close<IO: AsyncRead + AsyncWrite + Unpin>(
     persistent: bool,
     edge: &Edge,
 ) -> bool {
-    intake.skip_rest(cx);
-    !persistent || edge.drain.is_draining() || !intake.is_received() || intake.broken().is_some()
+    intake.begin_answer(cx);
+    !persistent || edge.drain.is_draining() || !intake.is_taken() || intake.broken().is_some()
 }
 
 /// The service's answer, or the refusal where the body has turned out to be broken before there was one; `None` when
@@ -165,7 +165,7 @@ async fn write<IO>(intake: &Shared<IO>, reply: &mut Reply) -> io::Result<Written
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut silence, mut silent_since) = (Timer::default(), None);
+    let (mut silence, mut silent_since, mut written) = (Timer::default(), None, 0);
     poll_fn(|cx| {
         if let Poll::Ready(written) = reply.poll(cx, intake) {
             return Poll::Ready(written);
@@ -174,6 +174,9 @@ where
         intake.register(cx);
         if intake.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        if std::mem::replace(&mut written, reply.written()) != reply.written() {
+            silent_since = None;
         }
         if !(intake.is_half_closed() && reply.is_open_ended() && reply.is_waiting()) {
             silent_since = None;

@@ -46,6 +46,8 @@ pub(super) struct Intake<IO> {
     continue_due: bool,
     /// What goes out before the response.
     interim: BytesMut,
+    /// The response to the request in hand has begun: nothing goes out before it any more.
+    answered: bool,
     /// Counts requests: a body is of one of them.
     turn: u64,
     /// The body of the request in hand is somewhere.
@@ -112,6 +114,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
             chunks: None,
             continue_due: false,
             interim: BytesMut::new(),
+            answered: false,
             turn: 0,
             body_is_held: false,
             awaits_body: false,
@@ -171,7 +174,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
         self.chunks = end.chunked.then(Decoder::default);
         self.small_since = None;
         self.continue_due = head.expects_continue && self.judged.is_empty() && !advance.ended;
-        self.turn += 1;
         Ok(Some(Box::new(head)))
     }
 
@@ -224,6 +226,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
         })
     }
 
+    /// Whether all of the request in hand was taken: nothing is left for whoever has its body. Only then may the next one
+    /// be read.
+    pub(super) fn is_taken(&self) -> bool {
+        self.is_received() && self.judged.is_empty()
+    }
+
     /// Whether all of the request in hand is here.
     pub(super) fn is_received(&self) -> bool {
         self.checker.position() == Position::Ended
@@ -250,13 +258,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
         self.broken
     }
 
-    /// Takes the rest of a body that nobody reads, if it is here at once: a connection need not be lost for it. A client
-    /// that was not told to go on has not sent one.
-    pub(super) fn skip_rest(&mut self, cx: &mut Context<'_>) {
+    /// The response is about to begin. Takes the rest of a body that nobody reads, if it is here at once: a connection
+    /// need not be lost for it. A client that was not told to go on has not sent one.
+    pub(super) fn begin_answer(&mut self, cx: &mut Context<'_>) {
         const WORTHWHILE: usize = 64 * 1024;
+        self.answered = true;
+        if self.body_is_held {
+            return;
+        }
         self.judged.clear();
         let mut skipped = 0;
-        while !self.is_received() && !self.continue_due && !self.body_is_held && skipped < WORTHWHILE {
+        while !self.is_received() && !self.continue_due && skipped < WORTHWHILE {
             match self.poll_more(cx) {
                 Poll::Ready(Ok(1..)) => skipped += self.judged.len(),
                 _ => return,
@@ -265,9 +277,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
         }
     }
 
-    /// The response has gone out and the request was received: on to the next one.
+    /// The response has gone out and the request was taken: on to the next one. Its body may still be somewhere, but has
+    /// nothing more to read here.
     pub(super) fn next_message(&mut self) {
         self.checker.next_message();
+        self.turn += 1;
+        self.body_is_held = false;
+        self.answered = false;
         self.judged = BytesMut::new();
         self.continue_due = false;
         self.waiting = None;
@@ -383,14 +399,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
                 );
                 return Poll::Ready(Some(Err(self.fail(error))));
             }
-            if std::mem::take(&mut self.continue_due) {
-                self.interim.extend_from_slice(CONTINUE);
-            }
-            if let Poll::Ready(Err(error)) = self.poll_interim(cx) {
+            if let Poll::Ready(Err(error)) = self.poll_continue(cx) {
                 return Poll::Ready(Some(Err(self.fail(error))));
             }
             match self.poll_more(cx) {
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(_)) => self.tell_received(cx),
                 Poll::Ready(Err(error)) if self.broken.is_some() => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(self.fail(error)))),
                 Poll::Pending => {
@@ -398,6 +411,26 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
                     return Poll::Ready(Some(Err(self.break_off(EdgeRefusal::RequestTimeout))));
                 }
             }
+        }
+    }
+
+    /// Has the client go on with a body that waits for it.
+    fn poll_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.answered {
+            // It would be a part of the response.
+            return Poll::Ready(Ok(()));
+        }
+        if std::mem::take(&mut self.continue_due) {
+            self.interim.extend_from_slice(CONTINUE);
+        }
+        self.poll_interim(cx)
+    }
+
+    /// Where another task has read the last of the body, that of the connection has to watch for a client that leaves.
+    fn tell_received(&self, cx: &Context<'_>) {
+        let elsewhere = |task: &Waker| !task.will_wake(cx.waker());
+        if self.is_received() && self.task.as_ref().is_some_and(elsewhere) {
+            self.wake();
         }
     }
 
@@ -421,6 +454,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
         while !self.interim.is_empty() {
             let attempt = Pin::new(&mut self.io).poll_write(cx, &self.interim);
             let written = ready!(self.poll_progress(cx, attempt))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
             self.interim.advance(written);
             if self.interim.is_empty() {
                 self.interim = BytesMut::new();
@@ -457,7 +493,7 @@ pub(super) trait Inform: Send + Sync {
 impl<IO: Send> Inform for Mutex<Intake<IO>> {
     fn inform(&self, turn: u64, response: &Response<()>) {
         let mut intake = lock(self);
-        if intake.turn != turn || intake.interim.len() > MAX_INTERIM {
+        if intake.turn != turn || intake.answered || intake.interim.len() > MAX_INTERIM {
             return;
         }
         let (fields, extensions) = (response.headers(), response.extensions());

@@ -57,6 +57,8 @@ pub(super) struct Reply {
     unflushed: bool,
     /// The body has failed; what came before goes out.
     failed: bool,
+    /// How many bytes were written.
+    written: u64,
 }
 
 /// How a response ended that could be written.
@@ -101,6 +103,7 @@ impl Reply {
             takes_trailers: asked.takes_trailers,
             unflushed: false,
             failed: false,
+            written: 0,
         }
     }
 
@@ -112,6 +115,11 @@ impl Reply {
     /// Whether the client cannot know how much more is to come.
     pub(super) fn is_open_ended(&self) -> bool {
         matches!(self.framing, Framing::Chunked | Framing::UntilClose)
+    }
+
+    /// How many bytes of it were written.
+    pub(super) const fn written(&self) -> u64 {
+        self.written
     }
 
     /// Whether it is the body's turn.
@@ -245,6 +253,7 @@ impl Reply {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.unflushed = true;
+            self.written += written as u64;
             self.forget(written);
         }
         Poll::Ready(Ok(()))

@@ -33,6 +33,8 @@ struct Seen {
     broken_bodies: AtomicU64,
     dropped: AtomicU64,
     release: Notify,
+    /// What `/early` has read after it had answered, and why no more.
+    read_late: Mutex<Option<Result<Bytes, String>>>,
 }
 
 /// Counts service futures that were dropped before they answered.
@@ -77,7 +79,36 @@ async fn answer(request: Request<Body>, seen: Arc<Seen>) -> Response<Body> {
             });
             Response::new(Body::from_stream(pieces))
         }
+        // Something all the time, and for longer than a silent stream is kept.
+        "/ticks" => {
+            let pieces = futures_util::stream::unfold(0, |turn| async move {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                (turn < 6).then(|| (Ok::<_, Infallible>(Bytes::from("tick")), turn + 1))
+            });
+            Response::new(Body::from_stream(pieces))
+        }
         "/big" => Response::new(Body::from(vec![b'x'; BIG])),
+        // Answers first and reads later.
+        "/early" => {
+            let (seen, body) = (seen.clone(), request.into_body());
+            tokio::spawn(async move {
+                seen.release.notified().await;
+                let read = body.collect().await.map(http_body_util::Collected::to_bytes);
+                *seen.read_late.lock().unwrap() = Some(read.map_err(|error| error.to_string()));
+            });
+            Response::new(Body::from("early"))
+        }
+        // Reads first and keeps what it has read to its end.
+        "/keep" => {
+            let mut body = request.into_body();
+            while body.frame().await.is_some() {}
+            let seen = seen.clone();
+            tokio::spawn(async move {
+                seen.release.notified().await;
+                drop(body);
+            });
+            Response::new(Body::from("kept"))
+        }
         "/upgrade" => {
             let (ours, mut theirs) = tokio::io::duplex(1024);
             tokio::spawn(async move {
@@ -435,6 +466,17 @@ async fn a_stream_without_end_is_not_kept_for_a_client_that_may_have_left() {
 }
 
 #[tokio::test]
+async fn a_stream_of_which_something_comes_is_sent_to_its_end_to_a_client_that_has_said_all() {
+    let bench = bench(options()).await;
+    let mut client = bench.connect().await;
+    client.write_all(get("/ticks").as_bytes()).await.unwrap();
+    client.shutdown().await.unwrap();
+    let all = within(rest(&mut client)).await;
+    assert!(all.ends_with("\r\n0\r\n\r\n"), "{all}");
+    assert_eq!(all.matches("tick").count(), 6);
+}
+
+#[tokio::test]
 async fn a_body_that_breaks_after_its_head_was_served_gets_the_refusal() {
     let bench = bench(options()).await;
     let mut client = bench.connect().await;
@@ -614,6 +656,55 @@ async fn a_small_body_that_nobody_reads_does_not_cost_the_connection() {
             "{answer}"
         );
     }
+}
+
+const CHUNKS: &str = "3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n";
+
+#[tokio::test]
+async fn a_body_that_is_read_after_the_answer_is_whole_and_nothing_of_a_later_request() {
+    let bench = bench(options()).await;
+    let mut client = bench.connect().await;
+    let early = format!("POST /early HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{CHUNKS}");
+    client.write_all(early.as_bytes()).await.unwrap();
+    let answer = within(response(&mut client)).await;
+    assert!(
+        answer.to_ascii_lowercase().contains("connection: close\r\n"),
+        "{answer}"
+    );
+    client.write_all(get("/next").as_bytes()).await.unwrap();
+    bench.seen.release.notify_one();
+    until(|| bench.seen.read_late.lock().unwrap().is_some()).await;
+    let read = bench.seen.read_late.lock().unwrap().take().unwrap();
+    assert_eq!(read, Ok(Bytes::from_static(b"abcdefg")));
+    assert_eq!(rest(&mut client).await, "");
+    assert_eq!(bench.begun(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_is_kept_after_its_end_holds_no_later_request_up() {
+    let bench = bench(options()).await;
+    let mut client = bench.connect().await;
+    client.write_all(post("/keep", "hello").as_bytes()).await.unwrap();
+    assert!(within(response(&mut client)).await.ends_with("kept"));
+    let last = "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    client.write_all(last.as_bytes()).await.unwrap();
+    assert!(within(rest(&mut client)).await.starts_with("HTTP/1.1 200 OK\r\n"));
+    bench.seen.release.notify_one();
+}
+
+#[tokio::test]
+async fn once_the_answer_has_begun_no_100_goes_into_it() {
+    let bench = bench(options()).await;
+    let mut client = bench.connect().await;
+    let early = "POST /early HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+    client.write_all(early.as_bytes()).await.unwrap();
+    assert!(within(response(&mut client)).await.ends_with("early"));
+    bench.seen.release.notify_one();
+    client.write_all(b"hello").await.unwrap();
+    until(|| bench.seen.read_late.lock().unwrap().is_some()).await;
+    assert_eq!(within(rest(&mut client)).await, "");
+    let read = bench.seen.read_late.lock().unwrap().take().unwrap();
+    assert_eq!(read, Ok(Bytes::from_static(b"hello")));
 }
 
 #[tokio::test]

@@ -317,6 +317,7 @@ async fn send_rest(shared: Arc<Mutex<Shared>>, mut outgoing: Outgoing, quiet: Du
     {
         let mut shared = lock(&shared);
         shared.upload = sent;
+        shared.lease.place.uploaded();
         if let Some(reader) = shared.reader.take() {
             reader.wake();
         }

@@ -17,7 +17,8 @@ use crate::wire::h1::{HeadScan, Length, read_response};
 use crate::wire::reading::Reading;
 use crate::wire::timer::Timer;
 
-/// The largest response head, in bytes.
+/// The largest response head, in bytes; and the most bytes of informational ones before it, which nothing else bounds where
+/// they come as fast as they are read.
 const MAX_HEAD: usize = 256 * 1024;
 
 /// An open connection. Dropped, it is closed.
@@ -29,6 +30,8 @@ pub(super) struct Connection {
     /// What was read and not looked at.
     pub(super) unread: BytesMut,
     scan: HeadScan,
+    /// How many bytes of informational responses have come since the last final one.
+    informed: usize,
     /// The backend takes no more bytes. Whether it has answered all the same is for the reader to find out: it may refuse
     /// an upload half-way and close, and our next write fails while its answer waits to be read.
     write_failed: bool,
@@ -50,6 +53,7 @@ impl Connection {
             reading: Reading::default(),
             unread: BytesMut::new(),
             scan: HeadScan::default(),
+            informed: 0,
             write_failed: false,
             alarm: Timer::default(),
         }
@@ -104,9 +108,14 @@ impl Connection {
                 let mut response = read_response(&head).map_err(|error| Failure::Unreadable(error.to_string()))?;
                 let status = response.status();
                 if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+                    self.informed += length;
+                    if self.informed > MAX_HEAD {
+                        return Poll::Ready(Err(Failure::Unreadable("it informs without end".to_owned())));
+                    }
                     inform(response);
                     continue;
                 }
+                self.informed = 0;
                 let length =
                     Length::settle(method, &mut response).map_err(|error| Failure::Unreadable(error.to_string()))?;
                 return Poll::Ready(Ok(Head { response, length }));

@@ -38,7 +38,7 @@ pub(super) struct Outgoing {
     unflushed: bool,
     /// What the client's body failed with.
     failed: Option<String>,
-    /// The backend would take more, the client sends nothing.
+    /// The client has nothing more to give for now.
     awaits_client: bool,
     /// When something last moved.
     moved: Instant,
@@ -123,8 +123,8 @@ impl Outgoing {
     }
 
     /// The backend would take more, the client sends nothing.
-    pub(super) const fn awaits_client(&self) -> bool {
-        self.awaits_client
+    pub(super) fn awaits_client(&self) -> bool {
+        self.awaits_client && self.left() == 0
     }
 
     /// When something of it last moved.

@@ -232,6 +232,7 @@ async fn a_response_that_cannot_be_read_safely_is_refused() {
         b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
@@ -329,4 +330,17 @@ async fn a_body_that_ends_with_its_connection_is_read_to_that_end() {
     let response = upstream(address).send(get("/"), PATIENCE).await.unwrap();
     assert_eq!(response.body().size_hint().exact(), None);
     assert_eq!(text(response).await, "to the end");
+}
+
+#[tokio::test]
+async fn informational_responses_without_end_are_refused() {
+    let address = backend(|mut peer, _| async move {
+        read_head(&mut peer).await;
+        while peer.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").await.is_ok() {}
+    })
+    .await;
+    let upstream = upstream(address);
+    let sent = upstream.send(get("/"), Duration::from_secs(3600));
+    let refused = tokio::time::timeout(PATIENCE, sent).await.unwrap();
+    assert!(matches!(refused, Err(UpstreamError::BadResponse(_))), "{refused:?}");
 }

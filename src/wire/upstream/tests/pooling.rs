@@ -91,6 +91,24 @@ async fn a_connection_that_the_backend_means_to_close_is_not_kept() {
 }
 
 #[tokio::test]
+async fn a_connection_whose_204_tells_the_length_of_a_body_is_not_used_again() {
+    for (response, connects) in [
+        (&b"HTTP/1.1 204 No Content\r\n\r\n"[..], 1),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", 1),
+        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n", 1),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n", 3),
+        (b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", 3),
+    ] {
+        let upstream = upstream(answering(response).await);
+        for _ in 0..3 {
+            assert_eq!(text(upstream.send(get("/"), PATIENCE).await.unwrap()).await, "");
+        }
+        let shown = String::from_utf8_lossy(response);
+        assert_eq!(upstream.stats().connects, connects, "{shown}");
+    }
+}
+
+#[tokio::test]
 async fn a_response_that_is_dropped_half_read_closes_its_connection() {
     let closed = Count::default();
     let seen = closed.clone();

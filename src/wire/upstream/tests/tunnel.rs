@@ -153,3 +153,22 @@ async fn an_upgrade_that_the_backend_declines_is_an_ordinary_exchange() {
     }
     assert_eq!(upstream.stats().connects, 1);
 }
+
+#[tokio::test]
+async fn a_101_before_the_end_of_the_request_is_refused() {
+    let address = backend(|mut peer, _| async move {
+        read_head(&mut peer).await;
+        let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: raw\r\n\r\n";
+        peer.write_all(switched).await.unwrap();
+        let _ = peer.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let (_sender, body) = channel();
+    let mut request = post(body);
+    request
+        .headers_mut()
+        .insert("connection", HeaderValue::from_static("upgrade"));
+    request.headers_mut().insert("upgrade", HeaderValue::from_static("raw"));
+    let refused = upstream(address).send(request, PATIENCE).await;
+    assert!(matches!(refused, Err(UpstreamError::BadResponse(_))), "{refused:?}");
+}
