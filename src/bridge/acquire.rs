@@ -216,6 +216,15 @@ impl Acquire {
         Err(error.into())
     }
 
+    /// Whether `key` has a session, by what this replica serves or the store holds.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering.
+    pub async fn has_session(&self, key: &Key) -> Result<bool, StoreError> {
+        let looked = within(Instant::now() + self.store_timeout, self.look_again(key)).await?;
+        Ok(self.sessions.has_session(looked.snapshot.as_deref()))
+    }
+
     /// What this replica serves or the store holds by now.
     async fn look_again(&self, key: &Key) -> Result<Looked, StoreError> {
         let at = Instant::now();

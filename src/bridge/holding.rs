@@ -8,7 +8,7 @@ use http::request::Parts as Head;
 
 use super::acquire::{AcquireError, Asks, Ready};
 use super::adopt::Adoption;
-use super::bind::is_elsewhere;
+use super::bind::{Bind, is_elsewhere};
 use super::change::Change;
 use super::flights::Landing;
 use super::journal::{Journal, Session};
@@ -48,22 +48,11 @@ impl Bridge {
         peer: SocketAddr,
         journal: &mut Journal,
     ) -> Result<Option<Held>, Refusal> {
-        let mut held = self.acquire(key, asks, journal).await?;
-        if let Some(bind) = &self.parts.bind
-            && is_elsewhere(held.as_ref().and_then(|held| held.snapshot.as_deref()), asks.client)
-        {
-            if bind.reject {
-                return Err(Refusal::SessionBoundElsewhere);
-            }
-            journal.session(Session::None);
-            // Whoever leads there, if anybody does, is none of this client's business.
-            drop(held.take());
-            held = self.acquire(bind.key(&key, asks.client), asks, journal).await?;
-            if is_elsewhere(held.as_ref().and_then(|held| held.snapshot.as_deref()), asks.client) {
-                // Bound when other lengths were set.
-                return Err(Refusal::SessionBoundElsewhere);
-            }
-        }
+        let found = self.acquire(key, asks, journal).await;
+        let held = match &self.parts.bind {
+            Some(bind) => self.bound(bind, key, found, asks, journal).await?,
+            None => found?,
+        };
         let (held, prefetch) = match (held, &self.parts.prefetch) {
             (Some(held), Some(prefetch)) if held.lead.is_some() => (held, prefetch),
             (held, _) => return Ok(held),
@@ -90,6 +79,62 @@ impl Bridge {
         }
     }
 
+    /// What a client goes on with where `found` is what there is for the whole installation (rule B1): with that, or with what
+    /// its own network has. The latter also where nobody has the former any more, so that nobody ends the session of another
+    /// network.
+    async fn bound(
+        &self,
+        bind: &Bind,
+        key: Key,
+        found: Result<Option<Held>, Refusal>,
+        asks: Asks,
+        journal: &mut Journal,
+    ) -> Result<Option<Held>, Refusal> {
+        let parts = &self.parts;
+        let own = bind.key(&key, asks.client);
+        let is_for_others = found.as_ref().is_ok_and(|held| self.is_elsewhere(held.as_ref(), asks));
+        if bind.reject {
+            return found.and_then(|held| match is_for_others {
+                true => Err(Refusal::SessionBoundElsewhere),
+                false => Ok(held),
+            });
+        }
+        let would_start = match &found {
+            Ok(Some(held)) => !parts.sessions.has_session(held.snapshot.as_deref()),
+            Ok(None) => false,
+            Err(refusal) => matches!(
+                refusal,
+                Refusal::TooManyNewSessions { .. } | Refusal::SessionWaitTimeout { .. }
+            ),
+        };
+        if !is_for_others {
+            if !would_start {
+                return found;
+            }
+            match parts.acquire.has_session(&own).await {
+                Ok(true) => {}
+                Ok(false) => return found,
+                Err(error) => {
+                    journal.cause(&error);
+                    return self.outage().map(|()| None);
+                }
+            }
+        }
+        journal.session(Session::None);
+        // Whoever leads there, if anybody does, is none of this client's business.
+        drop(found);
+        let held = self.acquire(own, asks, journal).await?;
+        if self.is_elsewhere(held.as_ref(), asks) {
+            // Bound when other lengths were set.
+            return Err(Refusal::SessionBoundElsewhere);
+        }
+        Ok(held)
+    }
+
+    fn is_elsewhere(&self, held: Option<&Held>, asks: Asks) -> bool {
+        self.parts.bind.is_some() && is_elsewhere(held.and_then(|held| held.snapshot.as_deref()), asks.client)
+    }
+
     /// Stage 2: the session, or the policy for an outage of the store.
     pub(super) async fn acquire(&self, key: Key, asks: Asks, journal: &mut Journal) -> Result<Option<Held>, Refusal> {
         match self.parts.acquire.acquire(&key, asks).await {
@@ -102,6 +147,9 @@ impl Bridge {
             }) => {
                 match (&snapshot, waited) {
                     (_, true) => journal.session(Session::Waited),
+                    // What belongs to another network is not used (rule B1).
+                    (Some(snapshot), false)
+                        if self.parts.bind.is_some() && is_elsewhere(Some(snapshot), asks.client) => {}
                     (Some(snapshot), false) if lead.is_none() => {
                         journal.session(Session::Hit);
                         self.parts.touch.used(&key, snapshot);

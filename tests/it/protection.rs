@@ -1,7 +1,7 @@
 //! Who may have a session: binding to a network (rule B1) and adoption (rule B2).
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
@@ -126,6 +126,53 @@ async fn first_requests_from_three_networks_at_once_on_three_replicas_share_no_s
             "round {round}: {sessions:?}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_session_costs_no_other_network_its_own() {
+    let shop = Shop::start().await;
+    let bridge = bound(
+        Bridge::before(&shop.url())
+            .id_cookies(&["sid"])
+            .auth_paths(&["/login*", "/logout*"]),
+    )
+    .set("limits.new_sessions_per_address", "1/h")
+    .start()
+    .await;
+    let id = InstallId::random();
+    // Whoever learnt the ID was there first, and goes.
+    bridge.ok(from("192.0.3.1", Call::post("/basket").of(&id))).await;
+    let own = bridge
+        .ok(from("192.0.2.1", Call::post("/login?user=anna").of(&id)))
+        .await;
+    bridge.ok(from("192.0.3.1", Call::post("/logout").of(&id))).await;
+    for _ in 0..2 {
+        let mine = bridge.ok(from("192.0.2.1", Call::post("/basket/add").of(&id))).await;
+        assert_eq!(
+            (&mine["user"], &mine["session"]),
+            (&"anna".into(), &own["session"]),
+            "another client has ended the session"
+        );
+    }
+    assert_eq!(shop.sessions_started(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_from_elsewhere_keeps_no_session_alive() {
+    let shop = Shop::start().await;
+    let bridge = bound(Bridge::before(&shop.url()).id_cookies(&["sid"]))
+        .set("session.idle_timeout", "3s")
+        .start()
+        .await;
+    let id = InstallId::random();
+    let own = bridge.ok(from("192.0.2.1", Call::post("/basket").of(&id))).await;
+    let used = Instant::now();
+    while used.elapsed() < Duration::from_millis(3500) {
+        bridge.ok(from("192.0.3.1", Call::post("/basket").of(&id))).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let later = bridge.ok(from("192.0.2.1", Call::post("/basket").of(&id))).await;
+    assert_ne!(later["session"], own["session"], "others have kept it alive");
 }
 
 fn adopting(builder: BridgeBuilder) -> BridgeBuilder {
