@@ -238,6 +238,14 @@ impl Bridge {
             .or_else(|| adopted.as_ref().map(|held| held.key));
         journal.identified(key);
         let turn = self.turn(key, route).await?;
+        let (adopted, key) = match (&parts.adoption, adopted) {
+            (Some(adoption), Some(held)) if turn.is_some() => {
+                let adopted = self.still_adopted(adoption, held).await;
+                let key = adopted.as_ref().map(|held| held.key);
+                (adopted, key)
+            }
+            (_, adopted) => (adopted, key),
+        };
         let derived = parts.derive.as_ref().zip(id).map(|(derive, id)| derive.field(&id));
         let is_adopted = adopted.is_some();
         let mut held = match key.filter(|_| derived.is_none() && !is_adopted) {

@@ -106,12 +106,16 @@ impl Admission {
     }
 
     /// The address first: whoever is held up by that takes nothing from the others.
+    ///
+    /// What is counted within another time is counted elsewhere: the slices of the one mean nothing to the other.
     fn quotas(&self, client: IpAddr) -> Vec<(Key, Quota)> {
-        let of_address = self
-            .limits
-            .per_address
-            .map(|quota| (key_of("new sessions of", &unit(client)), quota));
-        let of_all = self.limits.in_all.map(|quota| (key_of("new sessions", ""), quota));
+        let place = |what: &str, whom: &str, quota: Quota| {
+            let within = quota.within.as_millis();
+            (key_of(what, &format!("{whom} within {within} ms")), quota)
+        };
+        let Limits { per_address, in_all } = self.limits;
+        let of_address = per_address.map(|quota| place("new sessions of", &unit(client), quota));
+        let of_all = in_all.map(|quota| place("new sessions", "all", quota));
         of_address.into_iter().chain(of_all).collect()
     }
 
@@ -252,6 +256,26 @@ mod tests {
         }
         tokio::time::advance(KNOWN_FULL).await;
         two.admit(HERE).await.expect("a place").used();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b3_what_was_counted_within_another_time_holds_nobody_up_when_the_limit_is_changed() {
+        let clock = ManualClock::at(Timestamp::from_millis(1_800_000_000_000));
+        let store = Arc::new(MemoryStore::new(Arc::new(clock.clone())));
+        let limits = |seconds| Limits {
+            per_address: quota(3, seconds),
+            in_all: quota(3, seconds),
+        };
+        let before = admission(&store, &clock, limits(60));
+        before.admit(HERE).await.expect("a place").used();
+        let after = admission(&store, &clock, limits(3600));
+        for round in 0..10 {
+            let admitted = after.admit(HERE).await;
+            admitted
+                .unwrap_or_else(|_| panic!("one an hour is too many in round {round}"))
+                .used();
+            clock.advance(Duration::from_secs(3600));
+        }
     }
 
     #[tokio::test(start_paused = true)]

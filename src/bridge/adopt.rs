@@ -51,18 +51,26 @@ impl Adoption {
     pub async fn find(&self, address: IpAddr) -> Result<Option<(Key, Arc<Snapshot>)>, StoreError> {
         let newest = self.sessions.newest(&place(address)).await?;
         for key in newest.within(self.window, self.sessions.now()) {
-            // The store is asked, and no copy: what counts is what was done a moment ago.
-            let (found, lease) = self.sessions.observe(&key).await?;
-            let may_be = |snapshot: &Arc<Snapshot>| {
-                // The response that started it has ended, or whoever leads would have the lease.
-                let is_settled = !lease.held || !snapshot.record.is_settling(self.sessions.now());
-                is_settled && self.may_be_adopted(snapshot, address)
-            };
-            if let Some(snapshot) = found.filter(may_be) {
+            if let Some(snapshot) = self.look(&key, address).await? {
                 return Ok(Some((key, snapshot)));
             }
         }
         Ok(None)
+    }
+
+    /// The session of `key`, if a request of `address` without an ID may go on with it now.
+    ///
+    /// # Errors
+    /// Whatever keeps the store from answering.
+    pub async fn look(&self, key: &Key, address: IpAddr) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        // The store is asked, and no copy: what counts is what was done a moment ago.
+        let (found, lease) = self.sessions.observe(key).await?;
+        let may_be = |snapshot: &Arc<Snapshot>| {
+            // The response that started it has ended, or whoever leads would have the lease.
+            let is_settled = !lease.held || !snapshot.record.is_settling(self.sessions.now());
+            is_settled && self.may_be_adopted(snapshot, address)
+        };
+        Ok(found.filter(may_be))
     }
 
     fn may_be_adopted(&self, snapshot: &Snapshot, address: IpAddr) -> bool {

@@ -39,6 +39,8 @@ pub struct Change {
     pub settle: Option<Duration>,
     /// Who made the request, where records remember that.
     by: Option<By>,
+    /// See [`Change::whole`].
+    whole: bool,
     /// Part of the version of whatever it writes. Drawn once, so that the record which waits for the store, and which
     /// further requests are sent with, has the same version as the one that is stored in the end.
     nonce: u32,
@@ -112,6 +114,7 @@ impl Change {
             said,
             settle,
             by: None,
+            whole: false,
             nonce: fastrand::u32(..),
             unsure: Arc::default(),
         }
@@ -121,6 +124,23 @@ impl Change {
     #[must_use]
     pub fn by(self, by: Option<By>) -> Self {
         Self { by, ..self }
+    }
+
+    /// The same where it is all or nothing: nothing, as soon as one of the cookies is not any more what the request was sent
+    /// with.
+    #[must_use]
+    pub fn whole(self) -> Self {
+        Self { whole: true, ..self }
+    }
+
+    /// Whether a cookie that this is about is another one now.
+    fn is_of_another(&self, now: &Snapshot) -> bool {
+        let value = |snapshot: Option<&Snapshot>, cookie: &Cookie| {
+            let held = snapshot.and_then(|snapshot| snapshot.record.jar().get(&cookie.key()));
+            held.map(|held| held.value().to_vec())
+        };
+        let mut cookies = self.said.cookies.iter();
+        cookies.any(|cookie| value(Some(now), cookie) != value(self.sent.as_deref(), cookie))
     }
 
     /// About how many bytes of memory it takes, what the request was sent with included.
@@ -301,6 +321,11 @@ impl Change {
             && now.record.past().is_some_and(|past| !past.admits(by.address))
         {
             // It was begun meanwhile, by a client of another network (rule B1).
+            return (self.gone_with(Some(Arc::clone(now))), Action::Keep, now.version);
+        }
+        if self.whole
+            && let Some(now) = now.filter(|now| self.is_of_another(now))
+        {
             return (self.gone_with(Some(Arc::clone(now))), Action::Keep, now.version);
         }
         // Where the store went back in time, the number does not.

@@ -12,9 +12,10 @@ use super::lost::{self, Answered, Lost};
 use super::refuse::Refusal;
 use super::route::Route;
 use super::{Again, Bridge, Held, kept};
+use crate::session::clock::Timestamp;
 use crate::session::cookie::Origin;
 use crate::session::merge::Said;
-use crate::session::record::Rank;
+use crate::session::record::{CookiePolicy, Rank, Snapshot};
 use crate::wire::upstream::UpstreamBody;
 
 impl Bridge {
@@ -60,15 +61,20 @@ impl Bridge {
         let Some(sent) = &dead.snapshot else { return };
         let now = parts.sessions.now();
         tracing::info!(install = %dead.key, "the backend does not know the session any more");
-        let said = Said {
-            rank: Rank::Safe,
-            cookies: lost::deletions(sent.record.jar(), &parts.sessions.policy, now),
-            at: now,
-        };
-        let change = Change::new(Some(Arc::clone(sent)), dead.at, said, None);
+        let change = ended(sent, dead.at, &parts.sessions.policy, now);
         parts.commit.commit(&dead.key, change, None).await;
         journal.session(Session::Ended);
     }
+}
+
+/// That the session of `sent`, which a request went with at `at`, is over.
+fn ended(sent: &Arc<Snapshot>, at: Timestamp, policy: &CookiePolicy, now: Timestamp) -> Change {
+    let said = Said {
+        rank: Rank::Safe,
+        cookies: lost::deletions(sent.record.jar(), policy, now),
+        at: now,
+    };
+    Change::new(Some(Arc::clone(sent)), at, said, None).whole()
 }
 
 /// What a response says of the session.
@@ -82,5 +88,74 @@ pub(super) fn answered<'a>(
         headers: response.headers(),
         cookies,
         origin,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bridge::sessions::Sessions;
+    use crate::metrics::Metrics;
+    use crate::session::clock::ManualClock;
+    use crate::session::cookie::parse_set_cookie;
+    use crate::session::glob::Glob;
+    use crate::session::record::Lifetime;
+    use crate::session::store::Key;
+    use crate::store::memory::MemoryStore;
+
+    const KEY: Key = Key::from_digest([7; 16]);
+
+    async fn answer(sessions: &Sessions, sent: Option<&Arc<Snapshot>>, lines: &[&str]) -> Arc<Snapshot> {
+        let (now, origin) = (sessions.now(), Origin::new("shop.example", "/"));
+        let cookies = lines
+            .iter()
+            .map(|line| parse_set_cookie(line.as_bytes(), &origin, now).unwrap());
+        let said = Said {
+            rank: Rank::Safe,
+            cookies: cookies.collect(),
+            at: now,
+        };
+        store(sessions, &Change::new(sent.cloned(), now, said, None), sent).await;
+        sessions.load(&KEY).await.unwrap().expect("a record")
+    }
+
+    async fn store(sessions: &Sessions, change: &Change, now: Option<&Arc<Snapshot>>) {
+        let metrics = Metrics::new(&[]);
+        let stored = change.store(sessions, &metrics, &KEY, now.cloned(), None).await;
+        stored.expect("the store answers");
+    }
+
+    #[tokio::test]
+    async fn c4_a_record_is_dropped_as_a_whole_if_it_is_the_one_that_was_sent_and_else_nothing_of_it() {
+        let clock = ManualClock::at(Timestamp::from_millis(1_800_000_000_000));
+        let sessions = Sessions::new(
+            Arc::new(MemoryStore::new(Arc::new(clock.clone()))),
+            Arc::new(clock.clone()),
+            Arc::new(Metrics::new(&[])),
+            CookiePolicy::new(vec![Glob::new("*")], vec![Glob::new("sid"), Glob::new("user")]),
+            Lifetime {
+                idle_timeout: Duration::from_secs(3600),
+                max_age: None,
+            },
+        );
+        let sent = answer(
+            &sessions,
+            None,
+            &["sid=1; Path=/", "user=anna; Path=/", "seen=1; Path=/"],
+        )
+        .await;
+        // Beside the request that finds the session dead, another one is given a new ID.
+        let renewed = answer(&sessions, Some(&sent), &["sid=2; Path=/"]).await;
+        let over = |sent| ended(sent, sessions.now(), &sessions.policy, sessions.now());
+        store(&sessions, &over(&sent), Some(&sent)).await;
+        let now = sessions.load(&KEY).await.unwrap();
+        assert_eq!(now.as_ref().map(|now| now.version), Some(renewed.version), "{now:?}");
+        // What does not mean a session may have changed: the session is the same.
+        let looked = answer(&sessions, Some(&renewed), &["seen=2; Path=/"]).await;
+        assert_ne!(looked.version, renewed.version);
+        store(&sessions, &over(&renewed), Some(&renewed)).await;
+        assert!(sessions.load(&KEY).await.unwrap().is_none());
     }
 }

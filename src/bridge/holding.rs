@@ -246,6 +246,19 @@ impl Bridge {
         })
     }
 
+    /// The same after a wait: something may have been done in that session meanwhile.
+    pub(super) async fn still_adopted(&self, adoption: &Adoption, held: Held) -> Option<Held> {
+        let found = adoption.look(&held.key, held.client).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "it is not known whether a session may still be adopted");
+            None
+        });
+        found.map(|snapshot| Held {
+            snapshot: Some(snapshot),
+            at: self.parts.sessions.now(),
+            ..held
+        })
+    }
+
     /// From here on nobody adopts the session of a request that puts anything at stake (rule B2).
     pub(super) async fn stake(
         &self,

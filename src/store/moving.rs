@@ -140,7 +140,7 @@ impl MovingStore {
                 ttl: stored.expires_at.since(now).max(Duration::from_millis(1)),
                 payload: stored.payload.clone(),
             };
-            self.put(key, copy).await?;
+            self.put(key, copy, stored.expires_at).await?;
             let seq = stored.version.seq.saturating_add(1);
             match self.old.replace(key, stored.version, mark(seq, MARKED), None).await? {
                 Replaced::Done => return Ok(Moved::Done),
@@ -157,14 +157,18 @@ impl MovingStore {
     }
 
     /// Makes `copy` what the new store holds: as long as the truth is in the old one, what lies there is an earlier copy.
-    async fn put(&self, key: &Key, copy: NewRecord) -> Result<(), StoreError> {
+    /// Of the same version, it may have been used since, which moves nothing but its expiry.
+    async fn put(&self, key: &Key, copy: NewRecord, expires_at: Timestamp) -> Result<(), StoreError> {
         for _ in 0..TURNS {
             let there = match self.new.create(key, copy.clone(), None).await? {
                 Created::Lost(there) => there,
                 Created::Won | Created::Fenced => return Ok(()),
             };
             if there.version == copy.version {
-                return Ok(());
+                if expires_at <= there.expires_at || self.new.touch(key, copy.version, copy.ttl).await? {
+                    return Ok(());
+                }
+                continue;
             }
             if self.new.replace(key, there.version, copy.clone(), None).await? == Replaced::Done {
                 return Ok(());

@@ -242,3 +242,28 @@ async fn a_session_in_which_something_was_done_is_adopted_by_nobody_from_when_th
         1
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_waits_for_its_turn_adopts_nothing_in_which_something_was_done_meanwhile() {
+    let shop = Shop::start().await;
+    let bridge = adopting(Bridge::before(&shop.url()))
+        .set("session.max_in_flight", 1)
+        .start()
+        .await;
+    let id = InstallId::random();
+    bridge.ok(from("192.0.2.1", Call::get("/basket").of(&id))).await;
+    let look = bridge.ok(from("192.0.2.1", Call::get("/basket?tag=slow&after=700").of(&id)));
+    let does = async {
+        shop.wait_for_tag("slow").await;
+        bridge.ok(from("192.0.2.1", Call::post("/basket/add").of(&id))).await
+    };
+    let stranger = async {
+        shop.wait_for_tag("slow").await;
+        // Behind the one that does something; before it, there is nothing to see.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        bridge.ok(from("192.0.2.1", Call::get("/basket"))).await
+    };
+    let (_, does, stranger) = tokio::join!(look, does, stranger);
+    assert_eq!((&does["basket"], &stranger["basket"]), (&1.into(), &0.into()));
+    assert_ne!(does["session"], stranger["session"]);
+}

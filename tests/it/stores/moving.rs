@@ -212,6 +212,20 @@ async fn a_leader_of_before_the_move_is_not_led_beside_and_stores_its_session() 
 }
 
 #[tokio::test]
+async fn a_copy_of_a_move_that_was_cut_off_lives_as_long_as_the_session_when_it_is_moved_at_last() {
+    let world = World::begin();
+    let first = record(1, "a", LONG);
+    world.old.create(&key(1), first.clone(), None).await.unwrap();
+    // The move was cut off here. The session is used until it is tried again, which changes no version.
+    world.new.create(&key(1), first, None).await.unwrap();
+    world.clock.advance(LONG / 2);
+    assert!(world.old.touch(&key(1), version(1), LONG).await.unwrap());
+    assert_eq!(world.move_over(1).await, Moved::Done);
+    world.clock.advance(LONG / 4 * 3);
+    assert!(world.replica().load(&key(1)).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn what_ended_while_it_was_moved_stays_ended() {
     let world = World::begin();
     let replica = world.replica();
