@@ -24,7 +24,7 @@ use crate::support::redis::RedisServer;
 pub(super) const PATIENT: Duration = Duration::from_secs(20);
 
 /// What a call may take longer than its deadline on a busy machine.
-pub(super) const SLACK: Duration = Duration::from_millis(300);
+pub(super) const SLACK: Duration = Duration::from_millis(600);
 
 /// The store that a bridge with this URL opens.
 pub(super) async fn connect_as(
@@ -77,8 +77,8 @@ pub(super) fn record_key(n: u32) -> String {
 pub(super) fn assert_every_key_expires(server: &RedisServer) {
     for name in server.keys() {
         let left = server.number(&["PTTL", &name]);
-        // -2: it has expired since it was listed.
-        assert!(left > 0 || left == -2, "{name} has {left} ms to live");
+        // -2: it has expired since it was listed, 0: it does so now; -1 would be for ever.
+        assert!(left >= 0 || left == -2, "{name} has {left} ms to live");
     }
 }
 

@@ -126,7 +126,8 @@ async fn the_contract_is_kept_over_tls_with_a_client_certificate_by_the_user_of_
     let password = directory.path().join("password");
     std::fs::write(&password, "correct hunter battery staple\n").unwrap();
     let mut user = vec!["ACL".to_owned(), "SETUSER".to_owned(), "bridge".to_owned()];
-    user.extend(documented_rules().into_iter().map(|rule| match rule.strip_prefix('>') {
+    let rules = [documented_rules(), rules_with("+scan")].concat();
+    user.extend(rules.into_iter().map(|rule| match rule.strip_prefix('>') {
         Some(_) => ">correct hunter battery staple".to_owned(),
         None => rule,
     }));

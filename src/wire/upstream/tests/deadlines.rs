@@ -4,7 +4,7 @@ use std::task::Poll;
 
 use super::*;
 
-const SHORT: Duration = Duration::from_millis(150);
+const SHORT: Duration = Duration::from_millis(300);
 
 /// A backend that reads nothing and says nothing, but keeps the connection.
 async fn mute() -> SocketAddr {
