@@ -9,9 +9,11 @@ use tokio::time::Instant;
 
 use crate::support::InstallId;
 use crate::support::client::Call;
+use crate::support::cluster::ClusterNodes;
 use crate::support::fleet::{self, Fleet};
 use crate::support::memcached::MemcachedServer;
 use crate::support::raw::RawStream;
+use crate::support::sentinel::Sentinels;
 use crate::support::shop::Shop;
 use crate::support::sql::{Kind, SqlServer};
 
@@ -86,6 +88,18 @@ async fn a_thousand_first_requests_start_one_session_over_mariadb() {
 async fn a_thousand_first_requests_start_one_session_over_memcached() {
     let servers = [(); 3].map(|()| MemcachedServer::start());
     storm(&MemcachedServer::url_of(&servers)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_first_requests_start_one_session_under_sentinel() {
+    let redis = Sentinels::start().await;
+    storm(&redis.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_first_requests_start_one_session_over_a_cluster() {
+    let redis = ClusterNodes::start().await;
+    storm(&redis.url()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
