@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value as Json;
 
@@ -10,7 +11,7 @@ use crate::support::client::{Answer, Call, Client};
 use crate::support::pki::Authority;
 use crate::support::real::{Framework, RealShop};
 use crate::support::shop::Shop;
-use crate::support::{InstallId, StoreKind, TestStore};
+use crate::support::{InstallId, StoreKind, TestStore, eventually};
 
 /// Every framework with every store.
 macro_rules! for_each_backend_and_store {
@@ -137,7 +138,9 @@ async fn sessions_work_with_a_backend_that_is_spoken_to_over_tls() {
     let answer = distrusting.send(Call::post("/basket").of(&InstallId::random())).await;
     assert_eq!(answer.status, 502);
     assert!(answer.text().contains("upstream-unreachable"), "{}", answer.text());
-    assert!(distrusting.logs().contains("unknown issuer"), "{}", distrusting.logs());
+    // Lines are written by a thread of their own.
+    let told = async || distrusting.logs().contains("unknown issuer");
+    eventually("the reason in the log", Duration::from_secs(10), told).await;
 }
 
 /// A client without cookies passes Django's protection through a log-in that rotates the token, over `http` and over

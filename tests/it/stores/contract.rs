@@ -752,7 +752,9 @@ async fn so_many_places_are_taken_and_no_more(subject: Arc<Subject>) {
         let Ok(Taken::Full { wait }) = store.take_place(&key(n), three, now).await else {
             panic!("a fourth place of {n}")
         };
-        assert!(wait > LONG * 9 / 10 && wait <= LONG * 11 / 10, "{wait:?}");
+        // A slice more, where the moment falls within one, and what a clock of whole seconds leaves open.
+        let most = LONG * 11 / 10 + Duration::from_secs(2);
+        assert!(wait > LONG * 9 / 10 && wait <= most, "{wait:?}");
     }
     // Nothing of this is the record of an installation.
     store.create(&key(3), record(1, "first", LONG), None).await.unwrap();
