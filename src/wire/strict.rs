@@ -14,7 +14,7 @@ mod http2;
 use chunked::Chunked;
 use head::{Framing, Head};
 
-pub(super) use head::find_control;
+pub(super) use head::{find_control, trim};
 pub(super) use http2::admit as admit_http2;
 
 /// The most header fields a request may have. As many as most backends take.

@@ -5,6 +5,7 @@ use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue, TE};
 use http::{HeaderMap, Method, Request, Uri, Version};
 
 use super::spelling::{Spelling, write_fields};
+use crate::wire::strict::trim;
 
 /// The head of a request, and what it says of its connection.
 #[derive(Debug)]
@@ -80,13 +81,6 @@ fn line(head: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let rest = head.get(at..)?;
     let length = memchr::memchr(b'\r', rest)?;
     Some((rest.get(..length)?, at + length + 2))
-}
-
-fn trim(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
 }
 
 /// What `Connection` says of the connection.

@@ -292,7 +292,7 @@ pub(super) fn content_length(value: &[u8]) -> Result<u64, Flaw> {
 }
 
 /// Without the optional whitespace around a field value: spaces and tabs only.
-fn trim(mut value: &[u8]) -> &[u8] {
+pub(in crate::wire) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
     }

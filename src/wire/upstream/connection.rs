@@ -64,19 +64,14 @@ impl Connection {
         self.born.elapsed()
     }
 
-    /// Whether the runtime has been told that it is closed, or that there is something unasked for.
+    /// Whether the runtime has been told that it is closed, or that there is something unasked for. The runtime learns of a
+    /// closed connection only when it next looks at its events, which under load is long enough to write a request into
+    /// the void: before that, [`Stream::is_spent`] asks the kernel (F4).
     pub(super) fn is_known_to_be_spent(&mut self) -> bool {
         let mut byte = [0_u8; 1];
         let mut buf = ReadBuf::new(&mut byte);
         let mut cx = Context::from_waker(Waker::noop());
         !self.unread.is_empty() || Pin::new(&mut self.stream).poll_read(&mut cx, &mut buf).is_ready()
-    }
-
-    /// Whether it may be written to once more: it is asked of the runtime, then of the kernel (F4). The runtime learns of
-    /// a closed connection only when it next looks at its events, which under load is long enough to write a request into
-    /// the void.
-    pub(super) fn is_good(&mut self) -> bool {
-        !self.is_known_to_be_spent() && !self.stream.is_spent()
     }
 
     /// Writes of the request what can be written now.

@@ -91,7 +91,8 @@ impl Pool {
     pub(super) async fn connection(self: &Arc<Self>) -> Result<(Box<Connection>, bool), UpstreamError> {
         while let Some(mut connection) = self.take() {
             self.counters.reused.fetch_add(1, Ordering::Relaxed);
-            if connection.is_good() {
+            // What the runtime knows was asked by `take`.
+            if !connection.stream.is_spent() {
                 return Ok((connection, true));
             }
             self.counters.retries.fetch_add(1, Ordering::Relaxed);
