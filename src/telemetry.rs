@@ -25,6 +25,8 @@ use crate::config::{Log, LogFormat, LogLevel};
 
 mod json;
 mod sink;
+mod spelling;
+mod stamp;
 
 use json::JsonLines;
 use sink::{Line, Sink};

@@ -115,6 +115,10 @@ impl Journal {
         self.metrics
             .request((&self.method).into(), class, self.session, elapsed);
         tracing::info!(
+            message = match status {
+                Some(_) => "request",
+                None => "request given up: its connection ended before there was an answer",
+            },
             method = self.method.as_str(),
             route = self.route,
             status = status.map(|status| status.as_u16()),
@@ -125,12 +129,6 @@ impl Journal {
             install = self.install.map(tracing::field::display),
             refusal = self.refusal,
             cause = self.cause,
-            "{}",
-            if status.is_some() {
-                "request"
-            } else {
-                "request given up: its connection ended before there was an answer"
-            },
         );
     }
 }

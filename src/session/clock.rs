@@ -47,12 +47,21 @@ pub trait Clock: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
-impl Clock for SystemClock {
+impl SystemClock {
+    /// How long ago the Unix epoch was, as exactly as the machine knows it. A clock set before 1970 reads as the epoch
+    /// itself: everything stored then counts as unexpired.
+    #[must_use]
     #[allow(clippy::disallowed_methods, reason = "this is the one place that asks")]
+    pub fn since_epoch() -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        // A clock set before 1970 reads as the epoch itself: everything stored then counts as unexpired.
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+        let since_epoch = Self::since_epoch();
+        let seconds = since_epoch.as_secs().saturating_mul(1000);
+        Timestamp(seconds.saturating_add(u64::from(since_epoch.subsec_millis())))
     }
 }
 

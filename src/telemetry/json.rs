@@ -11,14 +11,30 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::is_urgent;
 use super::sink::Sink;
+use super::spelling::{Bare, Escaped, escape, fraction, unsigned};
+use super::stamp::Stamp;
+use crate::session::clock::SystemClock;
+
+/// What a thread writes its lines with.
+struct Desk {
+    line: Vec<u8>,
+    stamp: Stamp,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self {
+            line: Vec::new(),
+            stamp: Stamp::new(),
+        }
+    }
+}
 
 thread_local! {
-    static LINE: RefCell<String> = const { RefCell::new(String::new()) };
+    static DESK: RefCell<Desk> = RefCell::new(Desk::new());
 }
 
 /// Writes the events that `filter` lets through. Spans are not told: nothing here opens one.
@@ -57,11 +73,11 @@ impl Subscriber for JsonLines {
     }
 
     fn event(&self, event: &Event<'_>) {
-        LINE.with(|line| {
-            // A value whose text logs something itself finds the line in use: it gets one of its own.
-            match line.try_borrow_mut() {
-                Ok(mut line) => self.write(&mut line, event),
-                Err(_) => self.write(&mut String::new(), event),
+        DESK.with(|desk| {
+            // A value whose text logs something itself finds the desk in use: it gets one of its own.
+            match desk.try_borrow_mut() {
+                Ok(mut desk) => self.write(&mut desk, event),
+                Err(_) => self.write(&mut Desk::new(), event),
             }
         });
     }
@@ -80,20 +96,19 @@ impl Subscriber for JsonLines {
 }
 
 impl JsonLines {
-    fn write(&self, line: &mut String, event: &Event<'_>) {
+    fn write(&self, Desk { line, stamp }: &mut Desk, event: &Event<'_>) {
         let metadata = event.metadata();
         line.clear();
-        line.push_str("{\"timestamp\":\"");
-        // Writing into a string cannot fail, here and below.
-        let _ = SystemTime.format_time(&mut Writer::new(line));
-        line.push_str("\",\"level\":\"");
-        line.push_str(level(*metadata.level()));
-        line.push('"');
+        line.extend_from_slice(b"{\"timestamp\":\"");
+        stamp.write(SystemClock::since_epoch(), line);
+        line.extend_from_slice(b"\",\"level\":\"");
+        line.extend_from_slice(level(*metadata.level()).as_bytes());
+        line.push(b'"');
         event.record(&mut Fields(line));
-        line.push_str(",\"target\":\"");
+        line.extend_from_slice(b",\"target\":\"");
         escape(line, metadata.target());
-        line.push_str("\"}\n");
-        self.sink.push(line.as_bytes(), is_urgent(metadata));
+        line.extend_from_slice(b"\"}\n");
+        self.sink.push(line, is_urgent(metadata));
     }
 }
 
@@ -107,31 +122,26 @@ const fn level(level: Level) -> &'static str {
     }
 }
 
-/// The fields of an event, each behind a comma.
-struct Fields<'a>(&'a mut String);
+/// The fields of an event, each behind a comma. Writing into memory cannot fail.
+struct Fields<'a>(&'a mut Vec<u8>);
 
 impl Fields<'_> {
     fn name(&mut self, field: &Field) {
-        self.0.push_str(",\"");
+        self.0.extend_from_slice(b",\"");
         escape(self.0, field.name());
-        self.0.push_str("\":");
+        self.0.extend_from_slice(b"\":");
     }
 
     fn text(&mut self, field: &Field, text: fmt::Arguments<'_>) {
         self.name(field);
-        self.0.push('"');
-        match text.as_str() {
-            Some(text) => escape(self.0, text),
-            None => {
-                let _ = Escaped(self.0).write_fmt(text);
-            }
-        }
-        self.0.push('"');
+        self.0.push(b'"');
+        let _ = Escaped(self.0).write_fmt(text);
+        self.0.push(b'"');
     }
 
     fn bare(&mut self, field: &Field, value: fmt::Arguments<'_>) {
         self.name(field);
-        let _ = self.0.write_fmt(value);
+        let _ = Bare(self.0).write_fmt(value);
     }
 }
 
@@ -142,9 +152,9 @@ impl Visit for Fields<'_> {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         self.name(field);
-        self.0.push('"');
+        self.0.push(b'"');
         escape(self.0, value);
-        self.0.push('"');
+        self.0.push(b'"');
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
@@ -152,15 +162,21 @@ impl Visit for Fields<'_> {
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.bare(field, format_args!("{value}"));
+        self.name(field);
+        self.0.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.bare(field, format_args!("{value}"));
+        self.name(field);
+        if value < 0 {
+            self.0.push(b'-');
+        }
+        unsigned(self.0, value.unsigned_abs());
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.bare(field, format_args!("{value}"));
+        self.name(field);
+        unsigned(self.0, value);
     }
 
     fn record_i128(&mut self, field: &Field, value: i128) {
@@ -172,44 +188,11 @@ impl Visit for Fields<'_> {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
+        self.name(field);
         if value.is_finite() {
-            self.bare(field, format_args!("{value:?}"));
+            fraction(self.0, value);
         } else {
-            self.bare(field, format_args!("null"));
+            self.0.extend_from_slice(b"null");
         }
     }
-}
-
-/// Writes into a JSON string.
-struct Escaped<'a>(&'a mut String);
-
-impl fmt::Write for Escaped<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        escape(self.0, text);
-        Ok(())
-    }
-}
-
-/// Appends `text` as it stands within quotes (RFC 8259 §7).
-fn escape(line: &mut String, text: &str) {
-    let special = |byte: &u8| *byte < 0x20 || matches!(*byte, b'"' | b'\\');
-    let mut rest = text;
-    while let Some(at) = rest.bytes().position(|byte| special(&byte)) {
-        let (plain, from) = rest.split_at_checked(at).unwrap_or((rest, ""));
-        line.push_str(plain);
-        let mut characters = from.chars();
-        match characters.next() {
-            Some('"') => line.push_str("\\\""),
-            Some('\\') => line.push_str("\\\\"),
-            Some('\n') => line.push_str("\\n"),
-            Some('\r') => line.push_str("\\r"),
-            Some('\t') => line.push_str("\\t"),
-            Some(control) => {
-                let _ = write!(line, "\\u{:04x}", u32::from(control));
-            }
-            None => {}
-        }
-        rest = characters.as_str();
-    }
-    line.push_str(rest);
 }
