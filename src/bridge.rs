@@ -447,6 +447,9 @@ impl Bridge {
     fn readable(&self, lines: &[HeaderValue], origin: &Origin<'_>, key: Key) -> Vec<Cookie> {
         let metrics = &self.parts.metrics;
         metrics.set_cookies_stripped(lines.len());
+        if lines.is_empty() {
+            return Vec::new();
+        }
         let now = self.parts.sessions.now();
         let mut cookies = Vec::with_capacity(lines.len());
         for line in lines {

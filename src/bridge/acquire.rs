@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::admission::{Admission, Admitted, Denied};
@@ -32,6 +33,19 @@ pub struct Ready {
     pub waited: bool,
     /// When it was: what is sent now is sent after that.
     pub at: Timestamp,
+}
+
+impl Ready {
+    /// Neither the lead nor a place.
+    const fn with(snapshot: Option<Arc<Snapshot>>, waited: bool, at: Timestamp) -> Self {
+        Self {
+            snapshot,
+            lead: None,
+            place: None,
+            waited,
+            at,
+        }
+    }
 }
 
 /// Who asks.
@@ -130,14 +144,20 @@ impl Acquire {
     /// # Errors
     /// See [`AcquireError`].
     pub async fn acquire(&self, key: &Key, asks: Asks) -> Result<Ready, AcquireError> {
-        let until = Instant::now() + self.store_patience;
-        let looked = match within(until, self.look(key)).await {
-            Ok(Look::Ready(ready)) => return Ok(ready),
-            Ok(Look::Unsettled(looked)) => looked,
-            Err(error) => return self.go_on(key, error),
-        };
+        let began = Instant::now();
+        let until = began + self.store_patience;
+        match in_time(timeout_at(until, self.look(key, began)).await) {
+            Ok(Look::Ready(ready)) => Ok(ready),
+            // Large and rare: requests that find their session carry no room for it.
+            Ok(Look::Unsettled(looked)) => Box::pin(self.take_part(key, asks, looked, until)).await,
+            Err(error) => self.go_on(key, error),
+        }
+    }
+
+    /// Starts the session, or waits for who does.
+    async fn take_part(&self, key: &Key, asks: Asks, looked: Looked, until: Instant) -> Result<Ready, AcquireError> {
         let started = Instant::now();
-        let outcome = tokio::time::timeout(self.create_wait, self.settle(key, asks, looked, until)).await;
+        let outcome = timeout(self.create_wait, self.settle(key, asks, looked, until)).await;
         let ready = match outcome {
             Ok(ready) => ready,
             Err(_elapsed) => {
@@ -160,7 +180,7 @@ impl Acquire {
         if self.sessions.has_session(ready.snapshot.as_deref()) {
             return Ok(ready);
         }
-        let admitted = tokio::time::timeout(self.store_timeout, admission.admit(asks.client)).await;
+        let admitted = timeout(self.store_timeout, admission.admit(asks.client)).await;
         match admitted.unwrap_or(Err(Denied::Store(StoreError::Timeout))) {
             Ok(place) => {
                 ready.place = Some(place);
@@ -179,27 +199,33 @@ impl Acquire {
         }
     }
 
-    /// What this replica serves, or the store holds.
-    async fn look(&self, key: &Key) -> Result<Look, StoreError> {
+    /// What this replica serves, or the store holds. `began`: now.
+    async fn look(&self, key: &Key, began: Instant) -> Result<Look, StoreError> {
+        let mut at = began;
         if let Some(snapshot) = self.pending.overlay(key) {
             if self.sessions.has_session(snapshot.as_deref()) {
                 return Ok(Look::Ready(self.ready(snapshot, false)));
             }
             // What the store holds is known to be out of date.
-            self.pending.settle(key).await?;
-        } else if let Some(snapshot) = self.sessions.at_hand(key).await
-            && self.is_usable(Some(&snapshot))
-        {
-            return Ok(Look::Ready(self.ready(Some(snapshot), false)));
+            Box::pin(self.pending.settle(key)).await?;
+            at = Instant::now();
+        } else if self.sessions.has_copies() {
+            if let Some(snapshot) = self.sessions.at_hand(key).await {
+                let now = self.sessions.now();
+                if self.is_usable_at(&snapshot, now) {
+                    return Ok(Look::Ready(Ready::with(Some(snapshot), false, now)));
+                }
+            }
+            at = Instant::now();
         }
-        let at = Instant::now();
         let snapshot = self.sessions.load(key).await?;
-        let looked = Looked { snapshot, at };
-        Ok(if self.is_usable(looked.snapshot.as_deref()) {
-            Look::Ready(self.ready(looked.snapshot, false))
-        } else {
-            Look::Unsettled(looked)
-        })
+        if let Some(there) = &snapshot {
+            let now = self.sessions.now();
+            if self.is_usable_at(there, now) {
+                return Ok(Look::Ready(Ready::with(snapshot, false, now)));
+            }
+        }
+        Ok(Look::Unsettled(Looked { snapshot, at }))
     }
 
     /// With the last copy of a session, when the store was asked and is away (rule N4). Not when a change waits for the
@@ -221,7 +247,7 @@ impl Acquire {
     /// # Errors
     /// Whatever keeps the store from answering.
     pub async fn has_session(&self, key: &Key) -> Result<bool, StoreError> {
-        let looked = within(Instant::now() + self.store_timeout, self.look_again(key)).await?;
+        let looked = in_time(timeout(self.store_timeout, self.look_again(key)).await)?;
         Ok(self.sessions.has_session(looked.snapshot.as_deref()))
     }
 
@@ -236,20 +262,16 @@ impl Acquire {
     }
 
     fn ready(&self, snapshot: Option<Arc<Snapshot>>, waited: bool) -> Ready {
-        Ready {
-            snapshot,
-            lead: None,
-            place: None,
-            waited,
-            at: self.sessions.now(),
-        }
+        Ready::with(snapshot, waited, self.sessions.now())
     }
 
     /// Whether requests can go on with it at once: the response that started it has ended, or must have.
     fn is_usable(&self, snapshot: Option<&Snapshot>) -> bool {
-        snapshot.is_some_and(|snapshot| {
-            self.sessions.has_session(Some(snapshot)) && !snapshot.record.is_settling(self.sessions.now())
-        })
+        snapshot.is_some_and(|snapshot| self.is_usable_at(snapshot, self.sessions.now()))
+    }
+
+    fn is_usable_at(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
+        self.sessions.has_session_at(snapshot, now) && !snapshot.record.is_settling(now)
     }
 
     /// Takes part until there is a session, or this request is the one to start it. `until`: when it must know, if it
@@ -349,7 +371,7 @@ impl Acquire {
             let asked = Instant::now();
             let until = if *waited { asked + self.store_patience } else { until };
             if look {
-                let (snapshot, state) = within(until, self.sessions.observe(key)).await?;
+                let (snapshot, state) = in_time(timeout_at(until, self.sessions.observe(key)).await)?;
                 if let Some(snapshot) = snapshot.as_ref()
                     && self.sessions.has_session(Some(snapshot))
                     && (!state.held || self.is_usable(Some(snapshot)))
@@ -375,7 +397,7 @@ impl Acquire {
                     look = true;
                     continue;
                 }
-                match within(until, self.try_win(key, token)).await? {
+                match in_time(timeout_at(until, self.try_win(key, token)).await)? {
                     Ok(won) => return Ok(won),
                     Err(barren) => barren_before = barren_before.or(Some(barren)),
                 }
@@ -447,9 +469,7 @@ impl Looked {
     }
 }
 
-/// What the store says by then.
-async fn within<T>(until: Instant, asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    tokio::time::timeout_at(until, asked)
-        .await
-        .unwrap_or(Err(StoreError::Timeout))
+/// What the store said, unless its time was up.
+fn in_time<T>(said: Result<Result<T, StoreError>, Elapsed>) -> Result<T, StoreError> {
+    said.unwrap_or(Err(StoreError::Timeout))
 }

@@ -90,16 +90,21 @@ impl Commit {
     /// Stores `change`. It never fails: what the store cannot take now is kept and tried again.
     pub async fn commit(&self, key: &Key, change: Change, lead: Option<&Lead>) -> Committed {
         let asked = Instant::now();
-        Committed {
-            asked,
-            ..self.attempt(key, change, lead).await
+        if change.said.cookies.is_empty() {
+            return Committed {
+                snapshot: change.sent,
+                effect: Effect::None,
+                waits: false,
+                lost: false,
+                asked,
+            };
         }
+        // Large, and most responses change nothing: requests carry no room for it.
+        let attempt = Box::pin(self.attempt(key, change, lead));
+        Committed { asked, ..attempt.await }
     }
 
     async fn attempt(&self, key: &Key, change: Change, lead: Option<&Lead>) -> Committed {
-        if change.said.cookies.is_empty() {
-            return Committed::of(change.sent, Effect::None);
-        }
         let lease = lead.map(Lead::token);
         if self.pending.overlay(key).is_some() {
             return self.postpone(key, change, lease);

@@ -19,10 +19,11 @@ use crate::session::record::{CookiePolicy, Rank, Snapshot};
 use crate::wire::upstream::UpstreamBody;
 
 impl Bridge {
-    /// Whether a request to `origin` goes with a session.
+    /// Whether a request to `origin` goes with a session whose death would be known.
     pub(super) fn goes_with_session(&self, held: Option<&Held>, origin: &Origin<'_>) -> bool {
         let sessions = &self.parts.sessions;
-        held.and_then(|held| held.snapshot.as_ref())
+        held.filter(|_| self.parts.lost.is_some())
+            .and_then(|held| held.snapshot.as_ref())
             .is_some_and(|sent| lost::goes_with_session(sent.record.jar(), origin, &sessions.policy, sessions.now()))
     }
 

@@ -50,7 +50,7 @@ impl Bridge {
     ) -> Result<Option<Held>, Refusal> {
         let found = self.acquire(key, asks, journal).await;
         let held = match &self.parts.bind {
-            Some(bind) => self.bound(bind, key, found, asks, journal).await?,
+            Some(bind) => Box::pin(self.bound(bind, key, found, asks, journal)).await?,
             None => found?,
         };
         let (held, prefetch) = match (held, &self.parts.prefetch) {
@@ -152,7 +152,7 @@ impl Bridge {
                         if self.parts.bind.is_some() && is_elsewhere(Some(snapshot), asks.client) => {}
                     (Some(snapshot), false) if lead.is_none() => {
                         journal.session(Session::Hit);
-                        self.parts.touch.used(&key, snapshot);
+                        self.parts.touch.used(&key, snapshot, at);
                     }
                     _ => {}
                 }

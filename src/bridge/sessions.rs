@@ -99,7 +99,13 @@ impl Sessions {
     /// Whether that record, if any, has a session.
     #[must_use]
     pub fn has_session(&self, snapshot: Option<&Snapshot>) -> bool {
-        snapshot.is_some_and(|snapshot| self.policy.has_session(snapshot.record.jar(), self.now()))
+        snapshot.is_some_and(|snapshot| self.has_session_at(snapshot, self.now()))
+    }
+
+    /// The same at `now`, for one who has looked at the clock already.
+    #[must_use]
+    pub fn has_session_at(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
+        self.policy.has_session(snapshot.record.jar(), now)
     }
 
     /// How long a record written or used now is to live from now on; at least a millisecond.
@@ -122,6 +128,12 @@ impl Sessions {
     /// Why not.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.timed(StoreOp::Ping, self.store.ping()).await
+    }
+
+    /// Whether copies are kept of what is read.
+    #[must_use]
+    pub fn has_copies(&self) -> bool {
+        self.copies.is_some()
     }
 
     /// The record of `key`, where it is known in this process to be what the store holds. What decides about a change

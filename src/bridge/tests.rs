@@ -717,7 +717,7 @@ async fn t1_use_moves_the_expiry_once_a_tenth_has_passed() {
     let use_it = async || {
         let ready = here.get().await;
         let snapshot = ready.snapshot.unwrap();
-        (0..10).for_each(|_| here.touch.used(&KEY, &snapshot));
+        (0..10).for_each(|_| here.touch.used(&KEY, &snapshot, here.sessions.now()));
         tokio::time::sleep(ms(1)).await;
         assert_eq!(here.tasks.len(), 0);
         snapshot.expires_at
@@ -983,7 +983,7 @@ async fn t1_max_age_counts_from_the_start_of_the_session_and_does_not_slide() {
         let ready = here.get().await;
         assert!(ready.lead.is_none(), "it ended after {:?}", started.elapsed());
         // Touched and written alike.
-        here.touch.used(&KEY, ready.snapshot.as_ref().unwrap());
+        here.touch.used(&KEY, ready.snapshot.as_ref().unwrap(), ready.at);
         if change % 2 == 0 {
             let cookie = format!("cart={change}; Path=/");
             here.respond(&ready, Rank::Unsafe, &[&cookie], None).await;

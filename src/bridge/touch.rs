@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::sessions::Sessions;
 use crate::metrics::Metrics;
+use crate::session::clock::Timestamp;
 use crate::session::record::Snapshot;
 use crate::session::store::Key;
 
@@ -32,9 +33,9 @@ impl Touch {
         }
     }
 
-    /// Notes that the session was used.
-    pub fn used(&self, key: &Key, snapshot: &Arc<Snapshot>) {
-        if !self.is_due(snapshot) || !lock(&self.under_way).insert(*key) {
+    /// Notes that the session was used, at `now`.
+    pub fn used(&self, key: &Key, snapshot: &Arc<Snapshot>, now: Timestamp) {
+        if !self.is_due(snapshot, now) || !lock(&self.under_way).insert(*key) {
             return;
         }
         let (sessions, metrics, under_way) = (
@@ -54,8 +55,8 @@ impl Touch {
         });
     }
 
-    fn is_due(&self, snapshot: &Snapshot) -> bool {
-        let target = snapshot.record.expiry(self.sessions.now(), &self.sessions.lifetime);
+    fn is_due(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
+        let target = snapshot.record.expiry(now, &self.sessions.lifetime);
         target.since(snapshot.expires_at) >= self.sessions.lifetime.idle_timeout / 10
     }
 }

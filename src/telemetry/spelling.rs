@@ -57,23 +57,23 @@ fn is_plain(text: &[u8]) -> bool {
     // Eight bytes at once; the last eight may overlap those before.
     if let Some(last) = text.last_chunk() {
         let (words, _) = text.as_chunks();
-        return words.iter().chain([last]).all(|word| is_plain_word(*word));
+        let found = words.iter().fold(special(*last), |found, word| found | special(*word));
+        return found == 0;
     }
     match (text.first_chunk(), text.last_chunk()) {
-        (Some([a, b, c, d]), Some([e, f, g, h])) => is_plain_word([*a, *b, *c, *d, *e, *f, *g, *h]),
+        (Some([a, b, c, d]), Some([e, f, g, h])) => special([*a, *b, *c, *d, *e, *f, *g, *h]) == 0,
         _ => text.iter().all(|byte| !matches!(*byte, ..0x20 | b'"' | b'\\')),
     }
 }
 
-fn is_plain_word(word: [u8; 8]) -> bool {
+/// Not 0 where one of these has to be escaped.
+fn special(word: [u8; 8]) -> u64 {
     const EACH: u64 = 0x0101_0101_0101_0101;
     const TOP: u64 = 0x80 * EACH;
     // The top bit of some byte is set where a byte of `word` is below `least`, which is 128 at most; not where none is.
     let below = |word: u64, least: u64| word.wrapping_sub(least * EACH) & !word & TOP;
     let word = u64::from_le_bytes(word);
-    let special =
-        below(word, 0x20) | below(word ^ (u64::from(b'"') * EACH), 1) | below(word ^ (u64::from(b'\\') * EACH), 1);
-    special == 0
+    below(word, 0x20) | below(word ^ (u64::from(b'"') * EACH), 1) | below(word ^ (u64::from(b'\\') * EACH), 1)
 }
 
 /// Appends a whole number.

@@ -160,7 +160,7 @@ impl Replica {
             }
             this.judge_ready(&job, &ready, begun, was_waiting, before.0);
             if let (Some(snapshot), None) = (&ready.snapshot, &ready.lead) {
-                this.touch.used(&job.key, snapshot);
+                this.touch.used(&job.key, snapshot, ready.at);
             }
             dispatched.mark();
             this.exchange(job, ready, before).await

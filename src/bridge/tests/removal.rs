@@ -119,7 +119,7 @@ async fn c3_only_the_end_of_a_young_session_is_remembered() {
             left -= IDLE / 2;
             tokio::time::sleep(IDLE / 2).await;
             let snapshot = here.get().await.snapshot.unwrap();
-            here.touch.used(&KEY, &snapshot);
+            here.touch.used(&KEY, &snapshot, here.sessions.now());
         }
         tokio::time::sleep(left).await;
         let ready = here.get().await;
