@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-pub use server::{HTTP2, Server};
+pub use server::{HTTP1, HTTP2, Server};
 
 /// What cannot be used of the PEM texts given, named as the configuration names them: `ca`, `cert`, `key`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +94,16 @@ impl Client {
         Ok(Self {
             config: Arc::new(builder.with_no_client_auth()),
         })
+    }
+
+    /// The same, offering these protocols by ALPN (RFC 7301), the one liked best first.
+    #[must_use]
+    pub fn offering(&self, protocols: &[&[u8]]) -> Self {
+        let mut config = self.config();
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        Self {
+            config: Arc::new(config),
+        }
     }
 
     /// The same as a configuration of the library, for a client that makes its connections itself.

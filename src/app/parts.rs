@@ -267,6 +267,7 @@ pub fn upstream(upstream: &config::Upstream) -> Result<Upstream, StartError> {
         idle_timeout: upstream.idle_timeout,
         max_age: upstream.max_age,
         max_connections: upstream.max_connections,
+        http2: upstream.http2,
     }))
 }
 
@@ -393,7 +394,7 @@ pub(super) fn bridge(config: &Config, shared: Shared) -> Result<bridge::Parts, S
             ways::limits(&config.limits),
             tasks.clone(),
         )),
-        prefetch: ways::prefetch(config)?,
+        prefetch: ways::prefetch(config, &upstream)?,
         bind: ways::bind(&config.session.bind),
         adoption: ways::adoption(&config.session.adopt, &sessions),
         derive: ways::derive(&config.session),

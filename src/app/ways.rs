@@ -14,6 +14,7 @@ use crate::bridge::sessions::Sessions;
 use crate::config::{self, Config, Create};
 use crate::session::quota::Quota;
 use crate::wire::own_call::{OwnCallOptions, OwnCalls};
+use crate::wire::upstream::Upstream;
 
 pub(super) fn limits(limits: &config::Limits) -> Limits {
     let quota = |rate: config::Rate| Quota {
@@ -60,7 +61,8 @@ pub(super) fn derive(session: &config::Session) -> Option<Derive> {
     Some(Derive::new(cookie, secret))
 }
 
-pub(super) fn prefetch(config: &Config) -> Result<Option<Prefetch>, StartError> {
+/// `way`: that of the traffic.
+pub(super) fn prefetch(config: &Config, way: &Upstream) -> Result<Option<Prefetch>, StartError> {
     let (upstream, options) = (&config.upstream, &config.session.prefetch);
     if config.session.create != Create::Prefetch {
         return Ok(None);
@@ -75,6 +77,7 @@ pub(super) fn prefetch(config: &Config) -> Result<Option<Prefetch>, StartError> 
         idle_timeout: upstream.idle_timeout,
         timeout: upstream.response_timeout,
         body_wait: config.session.body_wait,
+        over: upstream.http2.then(|| way.clone()),
     });
     let calls = calls.map_err(|error| StartError(format!("session.prefetch: {error}")))?;
     Ok(Some(Prefetch {

@@ -94,9 +94,8 @@ impl Outbound {
         }
         fields.insert(X_REQUEST_ID, request_id.clone());
         head.uri = origin_form(head.uri);
-        // HTTP/2 needs no announcement of them.
+        // HTTP/2 needs no announcement of them, and the way to the backend goes by the version for that.
         let trailers_may_come = head.version == Version::HTTP_2 || head.headers.contains_key(TRAILER);
-        head.version = Version::HTTP_11;
         let body = if trailers_may_come {
             without_claims_in_trailers(body)
         } else {

@@ -18,7 +18,7 @@ use super::url::{StoreUrl, optional_store_url, store_url, upstream_url};
 use super::value::{
     api_key, api_keys_file, boolean, bound_address, cookie_glob, cookie_name, count, csrf_header, derive_secret_file,
     duration, header_map, health_path, install_id_header, json_pointer, key_prefix, lasting_pem_file, listen,
-    lost_header, lost_redirect, lost_status, method, network, one_of, only_false, optional_duration, optional_rate,
+    lost_header, lost_redirect, lost_status, method, network, one_of, optional_duration, optional_rate,
     optional_secret, origin, password_file, path_glob, pem_file, positive_duration, size, small_count, target,
     token_file,
 };
@@ -128,7 +128,6 @@ fn ops(section: &mut Section<'_>) -> Ops {
 }
 
 fn upstream(section: &mut Section<'_>, needed: bool) -> Option<Upstream> {
-    section.optional("http2", only_false);
     // What it says is in the tree already.
     section.value("profile", one_of(&PROFILE_NAMES, &[]), ());
     if needed && !section.is_set("url") {
@@ -147,8 +146,9 @@ fn upstream(section: &mut Section<'_>, needed: bool) -> Option<Upstream> {
         section.value("idle_timeout", duration, Duration::from_millis(1500)),
         section.value("max_age", optional_duration, Some(seconds(600))),
         section.value("max_connections", count(1..=100_000), 512),
+        section.value("http2", boolean, false),
     );
-    let (tls, preserve_host, connect_timeout, response_timeout, idle_timeout, max_age, max_connections) = rest;
+    let (tls, preserve_host, connect_timeout, response_timeout, idle_timeout, max_age, max_connections, http2) = rest;
     Some(Upstream {
         url: url?,
         tls,
@@ -158,6 +158,7 @@ fn upstream(section: &mut Section<'_>, needed: bool) -> Option<Upstream> {
         idle_timeout,
         max_age,
         max_connections,
+        http2,
     })
 }
 

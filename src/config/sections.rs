@@ -90,8 +90,10 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// A connection older than that is not used again.
     pub max_age: Option<Duration>,
-    /// How many connections are open at once at most.
+    /// How many connections are open at once at most; over HTTP/2, how many requests are under way.
     pub max_connections: usize,
+    /// Speak HTTP/2 to it: over TLS where it agrees, in clear text without asking.
+    pub http2: bool,
 }
 
 /// `[install_id]`: which installation a request comes from.

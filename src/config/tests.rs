@@ -571,7 +571,6 @@ const WRONG: &[(&str, &str)] = &[
     ("session.adopt.enabled = true", "bridge.toml:1: session.adopt.enabled: is for requests without an Install ID, and those are refused: install_id.on_missing = \"pass\", or a route with session = \"optional\""),
     ("session.adopt.candidates = 11", "bridge.toml:1: session.adopt.candidates: must be from 1 to 10"),
     // Not in this version.
-    ("upstream.http2 = true", "bridge.toml:1: upstream.http2: true is not available in this version"),
     // Memcached.
     ("store.url = \"memcached:h\"", "bridge.toml:1: store.url: memcached: must be followed by //; expected memory:, sqlite://PATH, redis://HOST:PORT/DB, postgres://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE or memcached://HOST:PORT"),
     ("store.url = \"memcached://u:hunter2@h\"", "bridge.toml:1: store.url: Memcached is spoken to without a user or a password"),
@@ -610,11 +609,6 @@ fn each_error_names_the_line_the_key_and_what_would_be_right() {
         };
         assert_eq!(result.map(|_| ()).unwrap_err(), *expected, "{file}");
     }
-}
-
-#[test]
-fn what_is_not_available_may_be_switched_off_where_it_is_a_switch() {
-    with_upstream("upstream.http2 = false\n[[route]]\npath = \"/\"\nreplay = false").unwrap();
 }
 
 #[test]

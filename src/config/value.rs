@@ -244,15 +244,6 @@ fn either(words: &[String]) -> String {
     }
 }
 
-/// A switch for what this version does not have.
-pub(super) fn only_false(node: &Node) -> Result<(), Fault> {
-    if boolean(node)? {
-        Err(node.fault("true is not available in this version"))
-    } else {
-        Ok(())
-    }
-}
-
 /// A request method. Methods are case-sensitive (RFC 9110, 9.1).
 pub(super) fn method(node: &Node) -> Result<Method, Fault> {
     const COMMON: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"];

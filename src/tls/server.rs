@@ -15,7 +15,10 @@ use tokio_rustls::server::TlsStream;
 use super::{MaterialError, certificates, private_key, provider, unfit};
 
 /// What clients may choose from by ALPN (RFC 7301), the first that they know too.
-const PROTOCOLS: [&[u8]; 2] = [HTTP2, b"http/1.1"];
+const PROTOCOLS: [&[u8]; 2] = [HTTP2, HTTP1];
+
+/// The name of HTTP/1.1 in ALPN (RFC 7301 §6).
+pub const HTTP1: &[u8] = b"http/1.1";
 
 /// The name of HTTP/2 in ALPN (RFC 9113 §3.2).
 pub const HTTP2: &[u8] = b"h2";

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, Response};
+use http_body_util::BodyExt as _;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
 
+use super::upstream::{Upstream, UpstreamError};
 use crate::tls;
 
 /// Where the backend is, and how long it may take.
@@ -29,6 +31,8 @@ pub struct OwnCallOptions {
     pub timeout: Duration,
     /// How much longer its body is waited for: what the backend does until then belongs to the request.
     pub body_wait: Duration,
+    /// The way of the traffic, where the calls are to go over that: to a backend that may speak HTTP/2 alone.
+    pub over: Option<Upstream>,
 }
 
 /// Calls the backend. Cheap to clone.
@@ -80,6 +84,9 @@ impl OwnCalls {
     /// # Errors
     /// See [`OwnCallError`].
     pub async fn send(&self, request: Request<Body>) -> Result<Response<()>, OwnCallError> {
+        if let Some(upstream) = &self.options.over {
+            return self.send_over(upstream, request).await;
+        }
         let (head, _) = request.into_parts();
         let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let call = self
@@ -98,6 +105,24 @@ impl OwnCalls {
         let rest = async { while let Ok(Some(_)) = answer.chunk().await {} };
         let _ = tokio::time::timeout(self.options.body_wait, rest).await;
         Ok(response)
+    }
+}
+
+impl OwnCalls {
+    async fn send_over(&self, upstream: &Upstream, request: Request<Body>) -> Result<Response<()>, OwnCallError> {
+        let call = upstream.send(request, self.options.timeout);
+        let (head, mut body) = call.await.map_err(|error| of_upstream(&error))?.into_parts();
+        let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+        let _ = tokio::time::timeout(self.options.body_wait, rest).await;
+        Ok(Response::from_parts(head, ()))
+    }
+}
+
+fn of_upstream(error: &UpstreamError) -> OwnCallError {
+    match error {
+        UpstreamError::Timeout { .. } => OwnCallError::Timeout,
+        error if !error.arrived() => OwnCallError::Unreachable(error.to_string()),
+        error => OwnCallError::BadResponse(error.to_string()),
     }
 }
 

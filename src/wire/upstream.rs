@@ -42,6 +42,7 @@ mod body;
 mod connect;
 mod connection;
 mod error;
+mod http2;
 mod outgoing;
 mod pool;
 mod stats;
@@ -56,6 +57,7 @@ pub use stats::UpstreamStats;
 
 use body::Lease;
 use connection::{Connection, Failure, Head};
+use http2::{Http2, Sent};
 use outgoing::Outgoing;
 use pool::Pool;
 use stats::Open;
@@ -86,14 +88,17 @@ pub struct UpstreamOptions {
     /// A connection that was opened this long ago is not used again: without it one that is always in use would stay with
     /// an address that the name has long left. `None`: no limit.
     pub max_age: Option<Duration>,
-    /// The most connections that are open at once, idle and upgraded ones included. At least 1.
+    /// The most connections that are open at once, idle and upgraded ones included; over HTTP/2, the most requests. At least 1.
     pub max_connections: usize,
+    /// Speak HTTP/2 to the backend: over TLS if it agrees, in clear text in any case.
+    pub http2: bool,
 }
 
 /// The backend. Clones share one pool.
 #[derive(Clone)]
 pub struct Upstream {
     pool: Arc<Pool>,
+    http2: Option<Http2>,
 }
 
 impl fmt::Debug for Upstream {
@@ -109,16 +114,23 @@ impl Upstream {
     /// A pool without connections: the first request opens one.
     #[must_use]
     pub fn new(options: UpstreamOptions) -> Self {
+        if !options.http2 {
+            return Self {
+                pool: Arc::new(Pool::new(options)),
+                http2: None,
+            };
+        }
         Self {
-            pool: Arc::new(Pool::new(options)),
+            pool: Arc::new(Pool::new(http2::for_http1(&options))),
+            http2: Some(Http2::new(options)),
         }
     }
 
     /// Sends `request` and waits for the head of its response.
     ///
     /// The request must have its `Host` and must be rid of hop-by-hop fields, save `Connection` and `Upgrade` of a
-    /// genuine upgrade. Of its URI, path and query are sent as they are; its version does not matter. `CONNECT` is not
-    /// for here.
+    /// genuine upgrade. Of its URI, path and query are sent as they are. Its version is that of the client, which does not
+    /// need to announce trailers in HTTP/2: they are to be fit for the backend then. `CONNECT` is not for here.
     ///
     /// `response_timeout` bounds how long nothing may move: while the upload goes on, between two pieces of it; after
     /// its end, until the response head. A response that comes before the end of the upload is returned at once, and
@@ -150,8 +162,19 @@ impl Upstream {
         mut inform: impl FnMut(Response<()>),
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let waits_for_client = !at_hand && !http_body::Body::is_end_stream(request.body());
-        let place = self.pool.place(waits_for_client).await?;
+        let mut place = self.pool.place(waits_for_client).await?;
         let upgrade_asked = request.headers().contains_key(UPGRADE);
+        let mut request = request;
+        // HTTP/2 cannot switch protocols.
+        if let Some(http2) = self.http2.as_ref().filter(|_| !upgrade_asked) {
+            let sent = http2
+                .send(&self.pool, request, place, response_timeout, &mut inform)
+                .await?;
+            (request, place) = match sent {
+                Sent::Answered(response) => return Ok(response),
+                Sent::Http1(request, place) => (request, place),
+            };
+        }
         let mut outgoing = Outgoing::new(request);
         loop {
             let (mut connection, reused) = self.pool.connection().await?;
@@ -187,11 +210,15 @@ impl Upstream {
         }
     }
 
-    /// Opens a connection within `connect_timeout` and closes it again: whether the backend can be reached.
+    /// Opens a connection within `connect_timeout` and closes it again: whether the backend can be reached, and speaks
+    /// HTTP/2 where it must.
     ///
     /// # Errors
     /// [`UpstreamError::Connect`] with what stood in the way.
     pub async fn probe(&self) -> Result<(), UpstreamError> {
+        if let Some(http2) = &self.http2 {
+            return http2.probe().await;
+        }
         connect::stream(&self.pool.options, Open::new(&Arc::default()))
             .await
             .map(drop)
@@ -200,7 +227,8 @@ impl Upstream {
     /// What the pool holds and has counted.
     #[must_use]
     pub fn stats(&self) -> UpstreamStats {
-        self.pool.counters.snapshot(self.pool.idle_count())
+        let streamless = self.http2.as_ref().map_or(0, Http2::idle_count);
+        self.pool.counters.snapshot(self.pool.idle_count() + streamless)
     }
 }
 

@@ -78,16 +78,6 @@ async fn all_errors_are_reported_at_once_and_none_shows_a_value() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_this_version_cannot_do_is_an_error_and_not_ignored() {
-    let base = "upstream.url = \"http://127.0.0.1:1\"\n";
-    for (line, key) in [("upstream.http2 = true", "upstream.http2")] {
-        let run = run(&["check"], Some(&format!("{base}{line}\n")), &[]).await;
-        assert_eq!(run.code, 2, "{line}: {}", run.stderr);
-        run.assert_says(&["session-bridge.toml:2", key, "not available"]);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn no_upstream_a_missing_file_and_an_unknown_flag_or_variable_are_bad_usage() {
     let no_upstream = run(&["serve"], None, &[]).await;
     assert_eq!(no_upstream.code, 2);

@@ -23,6 +23,7 @@ mod edge;
 mod failures;
 mod figures;
 mod gate;
+mod http2_backend;
 mod limits;
 mod lost;
 mod migration;

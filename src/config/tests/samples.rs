@@ -12,13 +12,9 @@ const EXAMPLES: [(&str, &str); 4] = [
     ("php", include_str!("../../../config/examples/php.toml")),
 ];
 
-/// Switches for what is not available: they can be off only, so no sample has them.
-const SWITCHES: [&str; 1] = ["upstream.http2"];
-
 fn known_keys() -> Vec<String> {
     let mut reader = reader::Reader::default();
     schema::read(&mut reader, &Table::new(), false);
-    reader.known.retain(|key| !SWITCHES.contains(&key.as_str()));
     reader.known
 }
 

@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::after;
 use super::connection::Connection;
+use super::http2::StreamBody;
 use super::outgoing::Outgoing;
 use super::pool::{Place, Pool};
 use crate::wire::h1::{Chunk, Decoder, Length};
@@ -63,6 +64,8 @@ enum Held {
     Own(Lease),
     /// The request is still being sent, by a task of its own.
     Shared(Sharing),
+    /// A stream of HTTP/2.
+    Stream(Box<StreamBody>),
 }
 
 /// Why a body cannot be read to its end. Says nothing of what it holds.
@@ -108,6 +111,14 @@ impl UpstreamBody {
         body
     }
 
+    /// That of a stream of HTTP/2.
+    pub(super) fn of_stream(body: StreamBody) -> Self {
+        Self {
+            rest: Rest::UntilClose,
+            held: Held::Stream(Box::new(body)),
+        }
+    }
+
     /// A body that is complete and holds nothing.
     pub(super) const fn empty() -> Self {
         Self {
@@ -119,7 +130,7 @@ impl UpstreamBody {
     fn finish(&mut self) {
         self.rest = Rest::Ended;
         match mem::replace(&mut self.held, Held::Nothing) {
-            Held::Nothing => {}
+            Held::Nothing | Held::Stream(_) => {}
             Held::Own(lease) => lease.finish(),
             Held::Shared(sharing) => sharing.finish(),
         }
@@ -140,6 +151,7 @@ impl HttpBody for UpstreamBody {
         let this = self.get_mut();
         let polled = match &mut this.held {
             Held::Nothing => return Poll::Ready(None),
+            Held::Stream(stream) => return stream.poll_frame(cx),
             Held::Own(lease) => ready!(this.rest.poll(cx, &mut lease.connection)),
             Held::Shared(sharing) => {
                 let mut shared = lock(&sharing.shared);
@@ -167,10 +179,16 @@ impl HttpBody for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
+        if let Held::Stream(stream) = &self.held {
+            return stream.is_end_stream();
+        }
         matches!(self.rest, Rest::Ended)
     }
 
     fn size_hint(&self) -> SizeHint {
+        if let Held::Stream(stream) = &self.held {
+            return stream.size_hint();
+        }
         match self.rest {
             Rest::Sized(length) => SizeHint::with_exact(length),
             Rest::Ended => SizeHint::with_exact(0),

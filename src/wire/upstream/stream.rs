@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::stats::Open;
+use crate::tls::HTTP2;
 
 /// The TCP connection. It counts what the kernel has taken: over TLS that is what matters, as bytes that were sealed and
 /// not sent are known to nobody (F4).
@@ -55,6 +56,18 @@ pub(super) enum Stream {
 }
 
 impl Stream {
+    pub(super) const fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// Whether HTTP/2 was agreed on with the backend.
+    pub(super) fn speaks_http2(&self) -> bool {
+        match self {
+            Self::Clear(_) => false,
+            Self::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(HTTP2),
+        }
+    }
+
     /// Bytes that the kernel has taken since the connection was opened.
     pub(super) fn written(&self) -> u64 {
         match self {

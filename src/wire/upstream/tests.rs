@@ -18,6 +18,7 @@ use crate::wire::server::{self, Edge, ServerOptions};
 
 mod deadlines;
 mod framing;
+mod http2;
 mod pooling;
 mod retry;
 mod tls;
@@ -108,6 +109,7 @@ fn options(address: SocketAddr) -> UpstreamOptions {
         idle_timeout: Duration::from_secs(60),
         max_age: None,
         max_connections: 64,
+        http2: false,
     }
 }
 

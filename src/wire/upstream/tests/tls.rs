@@ -10,16 +10,16 @@ use super::*;
 use crate::tls;
 
 /// An authority of the test's own.
-struct Authority {
+pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 /// A certificate and its key, as PEM.
-type Identity = (String, String);
+pub(super) type Identity = (String, String);
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         // Another authority of the same name would only be found to have signed badly.
         let name = uuid::Uuid::new_v4().to_string();
@@ -42,13 +42,17 @@ impl Authority {
         (pem, key.serialize_pem())
     }
 
-    fn good(&self) -> Identity {
+    pub(super) fn good(&self) -> Identity {
         self.signs("127.0.0.1", (2020, 2120))
+    }
+
+    pub(super) fn pem(&self) -> &str {
+        &self.pem
     }
 }
 
 /// How a backend shows itself; `asks`: it wants a certificate of this authority from its clients.
-fn acceptor((cert, key): &Identity, asks: Option<&Authority>) -> TlsAcceptor {
+pub(super) fn acceptor((cert, key): &Identity, asks: Option<&Authority>) -> TlsAcceptor {
     let builder = ServerConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
         .unwrap();
@@ -69,6 +73,13 @@ fn acceptor((cert, key): &Identity, asks: Option<&Authority>) -> TlsAcceptor {
             tls::private_key("key", key).unwrap(),
         )
         .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// The same, with these protocols for its clients to choose from by ALPN, or none.
+pub(super) fn offering(acceptor: &TlsAcceptor, protocols: &[&[u8]]) -> TlsAcceptor {
+    let mut config = ServerConfig::clone(acceptor.config());
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     TlsAcceptor::from(Arc::new(config))
 }
 
