@@ -304,12 +304,12 @@ impl Bridge {
         let leads = held.as_ref().is_some_and(|held| held.lead.is_some());
         let (end, response) = self.dress(response, leads, turn);
         if let Some(held) = held.take() {
-            let said = Said {
-                rank,
-                cookies: self.readable(&cookies, &origin, held.key),
-                at: parts.sessions.now(),
-            };
-            self.settle(held, said, end, journal).await;
+            let cookies = self.readable(&cookies, &origin, held.key);
+            // Nearly always there is nothing to store and nobody who waits.
+            if !cookies.is_empty() || held.lead.is_some() {
+                let at = parts.sessions.now();
+                self.settle(held, Said { rank, cookies, at }, end, journal).await;
+            }
         } else {
             parts.metrics.set_cookies_stripped(cookies.len());
         }

@@ -249,6 +249,23 @@ mod tests {
     }
 
     #[test]
+    fn json_holds_names_that_need_escapes_as_they_are() {
+        let plain = written(LogFormat::Json, LogLevel::Info, || {
+            tracing::info!(target: "session_bridge", plain = 1, "first");
+        });
+        assert!(plain.contains("\"plain\":1,\"target\":\"session_bridge\"}"), "{plain}");
+        let sink = Sink::kept();
+        tracing::dispatcher::with_default(&dispatch(LogFormat::Json, LogLevel::Info, false, sink.clone()), || {
+            tracing::info!(target: "session_bridge", { "a\"name\n" = 1 }, "second");
+            tracing::info!(target: "session_bridge::\\", plain = 2, "third");
+        });
+        let text = sink.content();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[0]["a\"name\n"], 1);
+        assert_eq!(lines[1]["target"], "session_bridge::\\");
+    }
+
+    #[test]
     fn text_is_one_line_an_event_without_colours_off_a_terminal() {
         let emit = || tracing::info!(target: "session_bridge", key = "\u{1b}[31m", "started");
         let text = written(LogFormat::Text, LogLevel::Info, emit);

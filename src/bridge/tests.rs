@@ -708,6 +708,23 @@ async fn f3_what_is_pending_is_stored_at_shutdown() {
     assert_eq!(jar(there.get().await.snapshot.as_deref()), "sid=b");
 }
 
+#[tokio::test]
+async fn a_request_carries_no_room_for_what_seldom_comes() {
+    let world = World::new();
+    let here = world.replica();
+    // Bytes of the state of a call. Each request in flight has them, and they are moved when it begins.
+    let acquire = size_of_val(&here.acquire.acquire(&KEY, SAFE));
+    assert!(acquire < 1024, "to find a session: {acquire}");
+    let said = Said {
+        rank: Rank::Safe,
+        cookies: Vec::new(),
+        at: here.sessions.now(),
+    };
+    let change = Change::new(None, said.at, said, None);
+    let commit = size_of_val(&here.commit.commit(&KEY, change, None));
+    assert!(commit < 768, "to store nothing: {commit}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn t1_use_moves_the_expiry_once_a_tenth_has_passed() {
     let world = World::new();

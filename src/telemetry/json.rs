@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -14,7 +15,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::is_urgent;
 use super::sink::Sink;
-use super::spelling::{Bare, Escaped, escape, fraction, unsigned};
+use super::spelling::{Bare, Escaped, escape, fraction, is_plain, unsigned};
 use super::stamp::Stamp;
 use crate::session::clock::SystemClock;
 
@@ -42,12 +43,19 @@ pub(super) struct JsonLines {
     filter: Targets,
     most: LevelFilter,
     sink: Sink,
+    /// An event can come whose target, or the name of a field of it, has to be escaped.
+    odd_names: AtomicBool,
 }
 
 impl JsonLines {
     /// `most`: nothing finer than this gets through `filter`.
     pub(super) const fn new(filter: Targets, most: LevelFilter, sink: Sink) -> Self {
-        Self { filter, most, sink }
+        Self {
+            filter,
+            most,
+            sink,
+            odd_names: AtomicBool::new(false),
+        }
     }
 
     fn lets_through(&self, metadata: &Metadata<'_>) -> bool {
@@ -58,6 +66,11 @@ impl JsonLines {
 impl Subscriber for JsonLines {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         if self.lets_through(metadata) {
+            // Every event is heard of here before it first comes: its names need not be looked at again.
+            let mut names = metadata.fields().iter().map(|field| field.name());
+            if !is_plain(metadata.target()) || !names.all(is_plain) {
+                self.odd_names.store(true, Ordering::Relaxed);
+            }
             Interest::always()
         } else {
             Interest::never()
@@ -104,9 +117,10 @@ impl JsonLines {
         line.extend_from_slice(b"\",\"level\":\"");
         line.extend_from_slice(level(*metadata.level()).as_bytes());
         line.push(b'"');
-        event.record(&mut Fields(line));
+        let odd_names = self.odd_names.load(Ordering::Relaxed);
+        event.record(&mut Fields { line, odd_names });
         line.extend_from_slice(b",\"target\":\"");
-        escape(line, metadata.target());
+        name(line, metadata.target(), odd_names);
         line.extend_from_slice(b"\"}\n");
         self.sink.push(line, is_urgent(metadata));
     }
@@ -123,25 +137,36 @@ const fn level(level: Level) -> &'static str {
 }
 
 /// The fields of an event, each behind a comma. Writing into memory cannot fail.
-struct Fields<'a>(&'a mut Vec<u8>);
+struct Fields<'a> {
+    line: &'a mut Vec<u8>,
+    odd_names: bool,
+}
+
+fn name(line: &mut Vec<u8>, name: &str, odd: bool) {
+    if odd {
+        escape(line, name);
+    } else {
+        line.extend_from_slice(name.as_bytes());
+    }
+}
 
 impl Fields<'_> {
     fn name(&mut self, field: &Field) {
-        self.0.extend_from_slice(b",\"");
-        escape(self.0, field.name());
-        self.0.extend_from_slice(b"\":");
+        self.line.extend_from_slice(b",\"");
+        name(self.line, field.name(), self.odd_names);
+        self.line.extend_from_slice(b"\":");
     }
 
     fn text(&mut self, field: &Field, text: fmt::Arguments<'_>) {
         self.name(field);
-        self.0.push(b'"');
-        let _ = Escaped(self.0).write_fmt(text);
-        self.0.push(b'"');
+        self.line.push(b'"');
+        let _ = Escaped(self.line).write_fmt(text);
+        self.line.push(b'"');
     }
 
     fn bare(&mut self, field: &Field, value: fmt::Arguments<'_>) {
         self.name(field);
-        let _ = Bare(self.0).write_fmt(value);
+        let _ = Bare(self.line).write_fmt(value);
     }
 }
 
@@ -152,9 +177,9 @@ impl Visit for Fields<'_> {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         self.name(field);
-        self.0.push(b'"');
-        escape(self.0, value);
-        self.0.push(b'"');
+        self.line.push(b'"');
+        escape(self.line, value);
+        self.line.push(b'"');
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
@@ -163,20 +188,20 @@ impl Visit for Fields<'_> {
 
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.name(field);
-        self.0.extend_from_slice(if value { b"true" } else { b"false" });
+        self.line.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
         self.name(field);
         if value < 0 {
-            self.0.push(b'-');
+            self.line.push(b'-');
         }
-        unsigned(self.0, value.unsigned_abs());
+        unsigned(self.line, value.unsigned_abs());
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.name(field);
-        unsigned(self.0, value);
+        unsigned(self.line, value);
     }
 
     fn record_i128(&mut self, field: &Field, value: i128) {
@@ -190,9 +215,9 @@ impl Visit for Fields<'_> {
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.name(field);
         if value.is_finite() {
-            fraction(self.0, value);
+            fraction(self.line, value);
         } else {
-            self.0.extend_from_slice(b"null");
+            self.line.extend_from_slice(b"null");
         }
     }
 }

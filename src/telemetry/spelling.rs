@@ -28,7 +28,7 @@ impl fmt::Write for Bare<'_> {
 
 /// Appends `text` as it stands within quotes (§7).
 pub(super) fn escape(line: &mut Vec<u8>, text: &str) {
-    if is_plain(text.as_bytes()) {
+    if is_plain(text) {
         line.extend_from_slice(text.as_bytes());
     } else {
         escape_each(line, text.as_bytes());
@@ -53,7 +53,8 @@ fn escape_each(line: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// Whether `text` has nothing to be escaped.
-fn is_plain(text: &[u8]) -> bool {
+pub(super) fn is_plain(text: &str) -> bool {
+    let text = text.as_bytes();
     // Eight bytes at once; the last eight may overlap those before.
     if let Some(last) = text.last_chunk() {
         let (words, _) = text.as_chunks();
