@@ -45,6 +45,7 @@ mod error;
 mod http2;
 mod outgoing;
 mod pool;
+mod race;
 mod stats;
 mod stream;
 #[cfg(test)]

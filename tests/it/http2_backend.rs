@@ -1,5 +1,7 @@
 //! `upstream.http2`: sessions, streams and upgrades with a backend that speaks HTTP/2.
 
+mod grpc;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Opening a connection: resolve, try every address, set the socket up, shake hands where TLS is spoken.
+//! Opening a connection: resolve, try the addresses, set the socket up, shake hands where TLS is spoken.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::stats::Open;
 use super::stream::{Stream, Wire};
-use super::{UpstreamError, UpstreamOptions};
+use super::{UpstreamError, UpstreamOptions, race};
 
 /// A silent connection is probed by TCP after this long: a dead peer ends an endless response or a tunnel.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
@@ -48,21 +48,11 @@ async fn tcp(host: &str, port: u16, limit: Duration) -> Result<TcpStream, Upstre
             )));
         }
     };
-    let mut failures = Vec::new();
-    let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
-    for (address, left) in addresses.into_iter().zip((1..=count).rev()) {
-        // Each address gets its share of the time that is left, so that a silent one does not cost the others theirs.
-        let share = deadline.saturating_duration_since(Instant::now()) / left;
-        match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => failures.push(format!("{address}: {error}")),
-            Err(_) => failures.push(format!("{address}: no answer within {share:?}")),
-        }
+    if addresses.is_empty() {
+        return Err(UpstreamError::Connect(format!("{host} has no address")));
     }
-    if failures.is_empty() {
-        failures.push(format!("{host} has no address"));
-    }
-    Err(UpstreamError::Connect(failures.join("; ")))
+    let first = race::first(addresses, deadline).await;
+    first.map_err(|failures| UpstreamError::Connect(failures.join("; ")))
 }
 
 /// A URL writes IPv6 addresses in brackets.

@@ -180,7 +180,15 @@ fn command(framework: Framework, address: SocketAddr, dir: &Path) -> (Command, &
     }
 }
 
-const PYTHON: &str =
+/// Python with a program of `tests/backends`.
+pub(crate) fn python(program: &str) -> Command {
+    let mut python = Command::new(root().join("target/test-python/bin/python"));
+    python.arg(root().join("tests/backends").join(program));
+    python
+}
+
+/// The line that installs Python and its packages.
+pub(crate) const PYTHON: &str =
     "python3 -m venv target/test-python && target/test-python/bin/pip install -r tests/backends/requirements.txt";
 const NODE: &str = "apt-get install -y nodejs npm && npm ci --prefix tests/backends/express";
 

@@ -21,6 +21,10 @@ use crate::wire::upstream::stream::Stream;
 /// How much of one upload is kept for a backend that does not take it.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// How many streams that were reset are remembered, and for how long.
+const RESETS: usize = 1024;
+const RESET_FOR: Duration = Duration::from_secs(30);
+
 /// A backend that owes an answer and has said nothing for this long is asked whether it is still there.
 const PING_AFTER: Duration = Duration::from_secs(10);
 /// How long it has to say so.
@@ -213,6 +217,10 @@ fn builder() -> Builder {
         .initial_connection_window_size(all)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(LARGEST_HEAD)
+        // What the backend had sent for streams that were reset is thrown away in silence, however many clients leave.
+        .max_concurrent_reset_streams(RESETS)
+        .reset_stream_duration(RESET_FOR)
+        .max_local_error_reset_streams(None)
         .enable_push(false);
     builder
 }
@@ -296,7 +304,7 @@ impl Driver {
         let heard = self.status.watch.heard();
         if self.owes_pong {
             let asked = self.asked.unwrap_or(now);
-            let is_dead = heard <= asked && now.duration_since(asked) >= PING_TIMEOUT;
+            let is_dead = now.duration_since(asked.max(heard)) >= PING_TIMEOUT;
             if is_dead {
                 let _ = self.status.verdict.set("it did not answer to a ping");
             }

@@ -149,8 +149,9 @@ impl Links {
             }
         }
         // As many connections as those who wait will fill, going by what the last one could carry.
-        let room = state.open.last().map_or(MAX_STREAMS, |link| link.room().max(1));
-        if state.dials * room < state.waiting {
+        // A backend that allows none for now would allow none on another.
+        let room = state.open.last().map_or(MAX_STREAMS, |link| link.room());
+        if room > 0 && state.dials * room < state.waiting {
             state.dials += 1;
             if let Some(this) = self.this.upgrade() {
                 tokio::spawn(this.dial(Arc::clone(pool)));

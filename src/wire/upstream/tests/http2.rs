@@ -83,6 +83,7 @@ struct Frames(Peer);
 impl Frames {
     /// Greets the client; `settings` are a payload.
     async fn greet(mut peer: Peer, settings: &[u8]) -> Self {
+        peer.get_ref().set_nodelay(true).unwrap();
         let mut preface = [0; 24];
         peer.read_exact(&mut preface).await.unwrap();
         assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");

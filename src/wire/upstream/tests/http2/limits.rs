@@ -278,3 +278,53 @@ async fn a_quiet_stream_is_asked_after_once_and_then_seldom() {
     assert_eq!(pings.get(), 2);
     assert_eq!(upstream.stats().open, 1);
 }
+
+#[tokio::test]
+async fn a_backend_that_allows_no_streams_for_now_is_waited_for_on_one_connection() {
+    let address = backend(move |peer, _| async move {
+        let mut frames = Frames::greet(peer, &[0, 3, 0, 0, 0, 0]).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        frames.write(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]).await;
+        frames.serve().await;
+    })
+    .await;
+    let upstream = upstream(address);
+    let all = (0..5).map(|_| {
+        let upstream = upstream.clone();
+        tokio::spawn(async move { text(upstream.send(get("/"), PATIENCE).await.unwrap()).await })
+    });
+    for one in all.collect::<Vec<_>>() {
+        assert_eq!(one.await.unwrap(), "ok");
+    }
+    assert_eq!(upstream.stats().connects, 1);
+}
+
+/// What was on its way for streams that were reset is no fault of the backend's.
+#[tokio::test]
+async fn clients_that_leave_in_great_number_cost_nobody_else_the_connection() {
+    let address = framed(|mut frames, _| async move {
+        let mut asked = Vec::new();
+        while let Some(frame) = frames.next().await {
+            match frame.kind {
+                HEADERS => {
+                    frames.write(HEADERS, END_HEADERS, frame.stream, STATUS_200).await;
+                    frames.write(DATA, 0, frame.stream, b"begun").await;
+                    asked.push(frame.stream);
+                }
+                // It had more on the way, and does not stop at once.
+                RST_STREAM => frames.write(DATA, END_STREAM, frame.stream, b"late").await,
+                _ => {}
+            }
+        }
+    })
+    .await;
+    let upstream = upstream(address);
+    let mut stays = upstream.send(get("/"), PATIENCE).await.unwrap().into_body();
+    for _ in 0..2000 {
+        drop(upstream.send(get("/"), PATIENCE).await.unwrap());
+    }
+    assert_eq!(stays.frame().await.unwrap().unwrap().into_data().unwrap(), "begun");
+    let next = tokio::time::timeout(Duration::from_millis(200), stays.frame()).await;
+    assert!(next.is_err(), "it is still open: {next:?}");
+    assert_eq!(upstream.stats().connects, 1);
+}
