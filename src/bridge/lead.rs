@@ -133,7 +133,11 @@ impl Drop for Claim {
 }
 
 /// A held lead. Dropped without [`Lead::end`], it is passed on.
-pub struct Lead {
+///
+/// Few requests have one, and all carry room for it: it is small.
+pub struct Lead(Box<Led>);
+
+struct Led {
     claim: Claim,
     ticket: Option<Ticket>,
 }
@@ -143,22 +147,22 @@ impl Lead {
     #[must_use]
     pub fn take(claim: Claim, ticket: Ticket) -> Self {
         claim.metrics.lease(LeaseEvent::Won);
-        Self {
+        Self(Box::new(Led {
             claim,
             ticket: Some(ticket),
-        }
+        }))
     }
 
     /// The token of the lease.
     #[must_use]
-    pub const fn token(&self) -> LeaseToken {
-        self.claim.token
+    pub fn token(&self) -> LeaseToken {
+        self.0.claim.token
     }
 
     /// Whether the lease is held, as far as is known: while it is being taken again, a write must not rely on it.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.claim.held.load(Ordering::Acquire)
+        self.0.claim.held.load(Ordering::Acquire)
     }
 
     /// What to show the store with every write.
@@ -166,15 +170,15 @@ impl Lead {
     pub fn fence(&self) -> Fence {
         Fence {
             token: self.token(),
-            alone: !self.claim.shared.load(Ordering::Acquire),
+            alone: !self.0.claim.shared.load(Ordering::Acquire),
         }
     }
 
     /// Ends the lead without giving the lease back, and frees those who wait here: the session that it started waits
     /// for the store. Until it is there, or the lease has run out, nobody else starts one.
     pub fn leave(mut self, landing: Landing) {
-        self.claim.stop();
-        if let Some(ticket) = self.ticket.take() {
+        self.0.claim.stop();
+        if let Some(ticket) = self.0.ticket.take() {
             ticket.land(landing);
         }
     }
@@ -183,10 +187,10 @@ impl Lead {
     pub async fn end(mut self, landing: Landing) {
         let end = lease_end(&landing);
         if end == LeaseEnd::Barren {
-            self.claim.metrics.lease(LeaseEvent::Barren);
+            self.0.claim.metrics.lease(LeaseEvent::Barren);
         }
-        let ticket = self.ticket.take();
-        self.claim.give_back(end).await;
+        let ticket = self.0.ticket.take();
+        self.0.claim.give_back(end).await;
         if let Some(ticket) = ticket {
             ticket.land(landing);
         }
@@ -195,10 +199,10 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        let Some(ticket) = self.ticket.take() else { return };
-        self.claim.stop();
-        let (sessions, key, token) = (Arc::clone(&self.claim.sessions), self.claim.key, self.claim.token);
-        self.claim.tasks.spawn(async move {
+        let Some(ticket) = self.0.ticket.take() else { return };
+        self.0.claim.stop();
+        let (sessions, key, token) = (Arc::clone(&self.0.claim.sessions), self.0.claim.key, self.0.claim.token);
+        self.0.claim.tasks.spawn(async move {
             release(&sessions, &key, token, LeaseEnd::Plain).await;
             drop(ticket);
         });

@@ -715,6 +715,8 @@ async fn a_request_carries_no_room_for_what_seldom_comes() {
     // Bytes of the state of a call. Each request in flight has them, and they are moved when it begins.
     let acquire = size_of_val(&here.acquire.acquire(&KEY, SAFE));
     assert!(acquire < 1024, "to find a session: {acquire}");
+    let found = size_of::<Ready>();
+    assert!(found < 96, "a session that was found: {found}");
     let said = Said {
         rank: Rank::Safe,
         cookies: Vec::new(),
