@@ -41,6 +41,7 @@ use crate::session::copies::Copies;
 use crate::session::credential::Credential;
 use crate::session::store::SessionStore;
 use crate::store::near_cache::NearCacheStats;
+use crate::wire::fields::{Fields, name};
 use crate::wire::headers;
 use crate::wire::server::{self, Edge, EdgeStats};
 use crate::wire::upstream::Upstream;
@@ -303,9 +304,9 @@ fn local(listener: &TcpListener, key: &str) -> Result<SocketAddr, StartError> {
 
 /// Answers of the bridge's own carry the request ID as those of the backend do.
 async fn with_request_id(State(clock): State<Arc<dyn Clock>>, request: Request<Body>, next: Next) -> Response<Body> {
-    let id = headers::request_id(request.headers(), clock.now().as_millis());
+    let id = headers::request_id(&Fields::from_map(request.headers()), clock.now().as_millis());
     let mut response = next.run(request).await;
-    response.headers_mut().entry(&headers::X_REQUEST_ID).or_insert(id);
+    response.headers_mut().entry(name::X_REQUEST_ID).or_insert(id);
     response
 }
 

@@ -48,14 +48,12 @@ pub mod touch;
 pub mod turns;
 pub mod unreadable;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::header::{CONTENT_LENGTH, UPGRADE};
-use http::request::Parts as Head;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, StatusCode};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
@@ -92,8 +90,10 @@ use crate::session::install_id::InstallId;
 use crate::session::merge::{Effect, Said};
 use crate::session::record::{Rank, Snapshot};
 use crate::session::store::Key;
+use crate::wire::fields::name;
 use crate::wire::headers;
-use crate::wire::server::{Informer, UnderWay, Unnamed};
+use crate::wire::message::{Request, RequestHead, Response, ResponseHead};
+use crate::wire::server::{Came, Informer};
 use crate::wire::upgrade;
 use crate::wire::upstream::{Upstream, UpstreamBody, UpstreamError};
 
@@ -172,7 +172,7 @@ enum With<'a> {
 }
 
 /// What it takes to send a request once more.
-type Again = (Head, Kept);
+type Again = (RequestHead, Kept);
 
 impl Bridge {
     /// A bridge of these parts.
@@ -181,50 +181,55 @@ impl Bridge {
         Self { parts: Arc::new(parts) }
     }
 
-    /// Answers one request of the client at `peer`.
+    /// Answers one request.
     #[must_use]
-    pub fn handle(self, peer: SocketAddr, mut request: Request<Body>) -> SeenThrough<Response<Body>> {
-        let tasks = self.parts.tasks.clone();
-        let under_way = request.extensions_mut().remove::<UnderWay>();
-        if request.extensions_mut().remove::<Unnamed>().is_some() {
-            headers::remove_claims(request.headers_mut());
+    pub fn handle(self, mut request: Request, came: Came) -> SeenThrough<Response> {
+        if request.head.peer.unnamed {
+            headers::remove_claims(&mut request.head.fields);
         }
-        SeenThrough::new(tasks, move |dispatched| async move {
-            // Until the work is done, which may be after the client has left.
-            let _under_way = under_way;
-            let route = self.parts.routes.find(request.method(), request.uri().path());
-            let mut journal = Journal::open(
-                &request,
-                route.name(),
-                self.parts.sessions.now(),
-                Arc::clone(&self.parts.metrics),
-            );
-            match self.answer(peer, request, route, &mut journal, dispatched).await {
-                Ok(response) => journal.close(response),
-                Err(refusal) => journal.refuse(&refusal),
-            }
-        })
+        let tasks = self.parts.tasks.clone();
+        let dispatched = Dispatched::default();
+        // In place: it is large, and would be moved more than once.
+        let work = Box::pin(self.work(request, came, dispatched.clone()));
+        SeenThrough::new(tasks, dispatched, work)
+    }
+
+    async fn work(self, request: Request, came: Came, dispatched: Dispatched) -> Response {
+        // Until the work is done, which may be after the client has left.
+        let _under_way = came.under_way;
+        let head = &request.head;
+        let route = self.parts.routes.find(&head.method, head.uri.path());
+        let mut journal = Journal::open(
+            head,
+            route.name(),
+            self.parts.sessions.now(),
+            Arc::clone(&self.parts.metrics),
+        );
+        let informer = came.informer.as_ref();
+        match self.answer(request, informer, route, &mut journal, dispatched).await {
+            Ok(response) => journal.close(response),
+            Err(refusal) => journal.refuse(&refusal),
+        }
     }
 
     async fn answer(
         &self,
-        peer: SocketAddr,
-        request: Request<Body>,
+        request: Request,
+        informer: Option<&Informer>,
         route: &Route,
         journal: &mut Journal,
         dispatched: Dispatched,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Response, Refusal> {
         let parts = &self.parts;
-        if !parts.api_keys.allow(request.headers()) {
+        if !parts.api_keys.allow(&request.head.fields) {
             return Err(Refusal::Unauthorized);
         }
 
-        let (request, id) = self.identify(request, route, journal).await?;
-        let (mut head, body) = request.into_parts();
-        let rank = route.rank(&head);
+        let (Request { head, body }, id) = self.identify(request, route, journal).await?;
+        let rank = route.rank(&head.method, &head.uri);
         let asks = Asks {
             safe: head.method.is_safe(),
-            client: parts.outbound.client(&head, peer),
+            client: parts.outbound.client(&head),
         };
         let adopted = match (&parts.adoption, &id) {
             (Some(adoption), None) if rank == Rank::Safe && route.session != SessionUse::Off => {
@@ -249,7 +254,7 @@ impl Bridge {
         let derived = parts.derive.as_ref().zip(id).map(|(derive, id)| derive.field(&id));
         let is_adopted = adopted.is_some();
         let mut held = match key.filter(|_| derived.is_none() && !is_adopted) {
-            Some(key) => self.session(key, asks, &head, peer, journal).await?,
+            Some(key) => self.session(key, asks, &head, journal).await?,
             None => adopted,
         };
         if is_adopted {
@@ -257,7 +262,6 @@ impl Bridge {
         }
         self.stake(&mut held, rank, journal).await?;
 
-        let informer = head.extensions.remove::<Informer>();
         let host = parts.outbound.host(&head);
         let path = head.uri.path().to_owned();
         let origin = Origin::new(&host, &path);
@@ -270,15 +274,13 @@ impl Bridge {
 
         dispatched.mark();
         let with = derived.map_or_else(|| With::Held(held.as_ref()), With::Cookie);
-        let outgoing = self.outgoing((head, body), peer, with, &origin, journal);
-        let (mut response, mut cookies) = self
-            .exchange(outgoing, informer.as_ref(), route, held.as_mut(), journal)
-            .await?;
+        let outgoing = self.outgoing((head, body), with, &origin, journal);
+        let (mut response, mut cookies) = self.exchange(outgoing, informer, route, held.as_mut(), journal).await?;
 
         // Rule C4: of a request that went with a dead session nothing is left but the wish.
         let mut is_lost = false;
         if let Some(lost) = parts.lost.as_ref().filter(|_| may_be_lost)
-            && let Some(dead) = self.dead(lost, &mut held, &response, &cookies, &origin)
+            && let Some(dead) = self.dead(lost, &mut held, &response.head, &cookies, &origin)
         {
             drop(response);
             self.forget(&dead, journal).await;
@@ -286,14 +288,12 @@ impl Bridge {
                 parts.metrics.session_lost(LostAnswer::Refused);
                 return Err(Refusal::SessionLost);
             };
-            held = self.session(dead.key, asks, &head, peer, journal).await?;
+            held = self.session(dead.key, asks, &head, journal).await?;
             self.stake(&mut held, rank, journal).await?;
             let with = With::Held(held.as_ref());
-            let outgoing = self.outgoing((head, kept.body()), peer, with, &origin, journal);
-            (response, cookies) = self
-                .exchange(outgoing, informer.as_ref(), route, held.as_mut(), journal)
-                .await?;
-            is_lost = lost.shows(&answered(&response, &cookies, &origin));
+            let outgoing = self.outgoing((head, kept.body()), with, &origin, journal);
+            (response, cookies) = self.exchange(outgoing, informer, route, held.as_mut(), journal).await?;
+            is_lost = lost.shows(&answered(&response.head, &cookies, &origin));
             parts.metrics.session_lost(if is_lost {
                 LostAnswer::Refused
             } else {
@@ -323,18 +323,18 @@ impl Bridge {
     /// Stage 1: the Install ID, where the route has one.
     async fn identify(
         &self,
-        request: Request<Body>,
+        request: Request,
         route: &Route,
         journal: &mut Journal,
-    ) -> Result<(Request<Body>, Option<InstallId>), Refusal> {
+    ) -> Result<(Request, Option<InstallId>), Refusal> {
         let reject_missing = match route.session {
             SessionUse::Off => return Ok((request, None)),
             SessionUse::Required => self.parts.reject_missing,
             SessionUse::Optional => false,
         };
-        let (head, body) = request.into_parts();
+        let Request { head, body } = request;
         // An upload that drips keeps a request here no longer than it may wait for its answer.
-        let search = identify::identify(&self.parts.identify, &head.headers, body);
+        let search = identify::identify(&self.parts.identify, &head.fields, body);
         let identified = tokio::time::timeout(route.response_timeout, search)
             .await
             .map_err(|_elapsed| Refusal::RequestTimeout)?;
@@ -344,21 +344,20 @@ impl Bridge {
             }
         })?;
         match identity {
-            Identity::Known(id) => Ok((Request::from_parts(head, body), Some(id))),
+            Identity::Known(id) => Ok((Request { head, body }, Some(id))),
             Identity::Missing if reject_missing => Err(Refusal::InstallIdMissing),
-            Identity::Missing => Ok((Request::from_parts(head, body), None)),
+            Identity::Missing => Ok((Request { head, body }, None)),
         }
     }
 
     /// Stage 3: the backend's request, with the session.
     fn outgoing(
         &self,
-        (head, body): (Head, Body),
-        peer: SocketAddr,
+        (head, body): (RequestHead, Body),
         with: With<'_>,
         origin: &Origin<'_>,
         journal: &mut Journal,
-    ) -> Request<Body> {
+    ) -> Request {
         let parts = &self.parts;
         let now = parts.sessions.now();
         let (held, derived) = match with {
@@ -367,11 +366,11 @@ impl Bridge {
         };
         let jar = held.and_then(|held| Some(held.snapshot.as_ref()?.record.jar()));
         let cookie = derived.or_else(|| jar.and_then(|jar| jar.header(origin, now)));
-        let mut outgoing = parts.outbound.build(head, body, peer, cookie, journal.request_id());
+        let mut outgoing = parts.outbound.build(head, body, cookie, journal.request_id());
         if let Some(csrf) = parts.csrf.as_ref().filter(|_| held.is_some()) {
             let token = jar.and_then(|jar| csrf.token(jar, origin, now));
-            let method = outgoing.method().clone();
-            csrf.apply(&method, outgoing.headers_mut(), token);
+            let head = &mut outgoing.head;
+            csrf.apply(&head.method, &mut head.fields, token);
         }
         journal.dispatched();
         outgoing
@@ -380,23 +379,23 @@ impl Bridge {
     /// Stages 3 and 4: to the backend and back, and the cookies out of the response.
     async fn exchange(
         &self,
-        outgoing: Request<Body>,
+        outgoing: Request,
         informer: Option<&Informer>,
         route: &Route,
         held: Option<&mut Held>,
         journal: &mut Journal,
     ) -> Result<(Response<UpstreamBody>, Vec<HeaderValue>), Refusal> {
-        let asked = outgoing.headers().get(UPGRADE).cloned();
-        let inform = |mut interim: Response<()>| {
-            if let Some(informer) = informer.filter(|_| interim.status() != StatusCode::CONTINUE) {
-                inbound::clean_interim(interim.headers_mut());
+        let asked = outgoing.head.fields.value(name::UPGRADE);
+        let inform = |mut interim: ResponseHead| {
+            if let Some(informer) = informer.filter(|_| interim.status != StatusCode::CONTINUE) {
+                inbound::clean_interim(&mut interim.fields);
                 informer.send(&interim);
             }
         };
         let upstream = &self.parts.upstream;
         let at_hand = informer.is_some_and(Informer::has_whole_request);
         let result = upstream
-            .send_informed(outgoing, route.response_timeout, at_hand, inform)
+            .forward(outgoing, route.response_timeout, at_hand, inform)
             .await;
         journal.responded();
         let mut response = result.map_err(|error| {
@@ -409,14 +408,15 @@ impl Bridge {
             }
             refusal
         })?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS
-            && !asked.is_some_and(|asked| upgrade::agrees(&asked, response.headers()))
+        let head = &mut response.head;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS
+            && !asked.is_some_and(|asked| upgrade::agrees(&asked, &head.fields))
         {
             journal.cause(&"the upstream switched to a protocol that was not asked for");
             return Err(Refusal::UpstreamBadResponse);
         }
-        let cookies = inbound::take_cookies(response.headers_mut(), self.parts.identify.header.as_ref());
-        outbound::clean_response(&mut response);
+        let cookies = inbound::take_cookies(&mut head.fields, self.parts.identify.header.as_ref());
+        outbound::clean_response(head);
         Ok((response, cookies))
     }
 
@@ -427,8 +427,8 @@ impl Bridge {
         response: Response<UpstreamBody>,
         watch_end: bool,
         turn: Option<Turn>,
-    ) -> (Option<oneshot::Receiver<()>>, Response<Body>) {
-        let (head, body) = response.into_parts();
+    ) -> (Option<oneshot::Receiver<()>>, Response) {
+        let Response { head, body } = response;
         let has_body = head.status != StatusCode::SWITCHING_PROTOCOLS && !http_body::Body::is_end_stream(&body);
         let (end, ended) = if watch_end && has_body {
             let (end, ended) = oneshot::channel();
@@ -436,11 +436,9 @@ impl Bridge {
         } else {
             (None, None)
         };
-        let sized = head.headers.contains_key(CONTENT_LENGTH);
-        (
-            ended,
-            Response::from_parts(head, InboundBody::wrap(body, sized, (end, turn))),
-        )
+        let sized = head.fields.contains(name::CONTENT_LENGTH);
+        let body = InboundBody::wrap(body, sized, (end, turn));
+        (ended, Response { head, body })
     }
 
     /// The cookies that can be read and are to be kept (rules J1, J3).
@@ -519,9 +517,6 @@ impl Bridge {
 
 /// When a client that was refused for want of a store or of a session may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// The name of the field that carries the request's identity.
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 impl From<IdentifyError> for Refusal {
     fn from(error: IdentifyError) -> Self {

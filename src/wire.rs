@@ -1,7 +1,9 @@
 //! HTTP without meaning: connections, framing, fields. Nothing here knows of sessions.
 
+pub mod fields;
 mod h1;
 pub mod headers;
+pub mod message;
 pub mod own_call;
 mod reading;
 pub mod server;

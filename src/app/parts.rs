@@ -427,7 +427,7 @@ fn identify(install_id: &config::InstallId) -> Result<IdentifyOptions, StartErro
 
 fn csrf(csrf: &config::Csrf) -> Option<CsrfBridge> {
     let (cookie, header) = csrf.cookie.clone().zip(csrf.header.clone())?;
-    Some(CsrfBridge::new(cookie, header, csrf.origin.clone()))
+    Some(CsrfBridge::new(cookie, &header, csrf.origin.clone()))
 }
 
 fn outbound(config: &Config) -> Result<Outbound, StartError> {

@@ -1,22 +1,22 @@
 //! The traffic listener: its health path, and everything else for the bridge.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
-use http::{Method, Request, Response, StatusCode};
-use hyper::service::Service;
+use http::Method;
 
 use crate::bridge::Bridge;
 use crate::bridge::seen_through::SeenThrough;
 use crate::config::Config;
 use crate::ops::health::Readiness;
 use crate::session::clock::Clock;
+use crate::wire::fields::name;
 use crate::wire::headers;
-use crate::wire::server::ClientAddr;
+use crate::wire::message::{Request, Response};
+use crate::wire::server::{Came, EdgeService};
 
 /// Where requests go. Every request of every client comes through here: no router, since there is one path to know.
 #[derive(Clone)]
@@ -43,55 +43,44 @@ impl Traffic {
 }
 
 impl Health {
-    fn is_asked(&self, request: &Request<Body>) -> bool {
-        request.uri().path() == self.path && matches!(*request.method(), Method::GET | Method::HEAD)
+    fn is_asked(&self, request: &Request) -> bool {
+        let head = &request.head;
+        head.uri.path() == self.path && matches!(head.method, Method::GET | Method::HEAD)
     }
 
     /// Answers of the bridge's own carry the request ID as those of the backend do.
-    fn answer(&self, request: &Request<Body>) -> Response<Body> {
-        let mut response = self.readiness.response().map(Body::from);
-        let id = headers::request_id(request.headers(), self.clock.now().as_millis());
-        response.headers_mut().insert(&headers::X_REQUEST_ID, id);
+    fn answer(&self, request: &Request) -> Response {
+        let mut response = Response::from(self.readiness.response().map(Body::from));
+        let id = headers::request_id(&request.head.fields, self.clock.now().as_millis());
+        response.head.fields.insert(name::X_REQUEST_ID, id);
         response
     }
 }
 
-impl Service<Request<Body>> for Traffic {
-    type Response = Response<Body>;
-    type Error = Infallible;
+impl EdgeService for Traffic {
     type Future = Answer;
 
-    fn call(&self, request: Request<Body>) -> Answer {
-        if let Some(health) = self.health.as_ref().filter(|health| health.is_asked(&request)) {
-            return Answer::Ready(Some(health.answer(&request)));
-        }
-        match request.extensions().get::<ClientAddr>() {
-            Some(&ClientAddr(peer)) => Answer::Bridge(self.bridge.clone().handle(peer, request)),
-            // Not from our edge, which names the peer of every connection: nothing is known of who asks.
-            None => {
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-                Answer::Ready(Some(response))
-            }
+    fn call(&self, request: Request, came: Came) -> Answer {
+        match self.health.as_ref().filter(|health| health.is_asked(&request)) {
+            Some(health) => Answer::Ready(Some(Box::new(health.answer(&request)))),
+            None => Answer::Bridge(self.bridge.clone().handle(request, came)),
         }
     }
 }
 
 /// An answer, there already or in the making.
 pub(super) enum Answer {
-    Ready(Option<Response<Body>>),
-    Bridge(SeenThrough<Response<Body>>),
+    Ready(Option<Box<Response>>),
+    Bridge(SeenThrough<Response>),
 }
 
 impl Future for Answer {
-    type Output = Result<Response<Body>, Infallible>;
+    type Output = Response;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
         match self.get_mut() {
-            Self::Ready(response) => response
-                .take()
-                .map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
-            Self::Bridge(bridge) => Pin::new(bridge).poll(cx).map(Ok),
+            Self::Ready(response) => response.take().map_or(Poll::Pending, |response| Poll::Ready(*response)),
+            Self::Bridge(bridge) => Pin::new(bridge).poll(cx),
         }
     }
 }

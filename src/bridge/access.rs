@@ -1,12 +1,7 @@
 //! Who may call at all (I5): the API keys.
 
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
-
 use crate::session::credential::{Credential, bearer_token};
-
-/// The other place for an API key, besides `Authorization: Bearer`.
-const KEY_HEADER: &str = "key";
+use crate::wire::fields::{Fields, name};
 
 /// The API keys that callers may show. `Debug` tells how many there are, never what they are.
 #[derive(Clone, Debug, Default)]
@@ -21,14 +16,12 @@ impl ApiKeys {
     /// Whether a request with these header fields may go on: there are no keys to show, or a valid one is shown as
     /// `Authorization: Bearer KEY` or as `key: KEY`. Of a repeated field only the first counts.
     #[must_use]
-    pub fn allow(&self, headers: &HeaderMap) -> bool {
+    pub fn allow(&self, fields: &Fields) -> bool {
         if self.0.is_empty() {
             return true;
         }
-        let bearer = headers
-            .get(AUTHORIZATION)
-            .and_then(|value| bearer_token(value.as_bytes()));
-        let key = headers.get(KEY_HEADER).map(|value| value.as_bytes());
+        let bearer = fields.get(name::AUTHORIZATION).and_then(bearer_token);
+        let key = fields.get(name::KEY);
         [bearer, key]
             .into_iter()
             .flatten()
@@ -38,20 +31,16 @@ impl ApiKeys {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderName, HeaderValue};
-
     use super::ApiKeys;
+    use crate::wire::fields::Fields;
 
-    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        fields
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect()
+    fn headers(fields: &[(&'static str, &'static str)]) -> Fields {
+        fields.iter().copied().collect()
     }
 
     #[test]
     fn without_keys_everyone_is_let_in() {
-        assert!(ApiKeys::default().allow(&HeaderMap::new()));
+        assert!(ApiKeys::default().allow(&Fields::new()));
         assert!(ApiKeys::new(Vec::<String>::new()).allow(&headers(&[("key", "whatever")])));
     }
 
@@ -67,7 +56,7 @@ mod tests {
     #[test]
     fn a_wrong_or_missing_key_is_not_let_in() {
         let keys = ApiKeys::new(["first", "second"]);
-        assert!(!keys.allow(&HeaderMap::new()));
+        assert!(!keys.allow(&Fields::new()));
         assert!(!keys.allow(&headers(&[("authorization", "Bearer third")])));
         assert!(!keys.allow(&headers(&[("authorization", "first")])));
         assert!(!keys.allow(&headers(&[("authorization", "Bearer ")])));

@@ -8,20 +8,19 @@
 //!
 //! The value is percent-decoded, as the frameworks' own scripts do before they send it: Laravel's cookie ends in `%3D`.
 
-use http::header::{HOST, ORIGIN, REFERER};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use percent_encoding::percent_decode;
 
 use crate::session::clock::Timestamp;
 use crate::session::cookie::Origin;
 use crate::session::jar::Jar;
-use crate::wire::headers::X_FORWARDED_PROTO;
+use crate::wire::fields::{FieldName, Fields, name};
 
 /// How a token gets from the jar into the requests.
 #[derive(Clone, Debug)]
 pub struct CsrfBridge {
     cookie: Vec<u8>,
-    header: HeaderName,
+    header: FieldName,
     origin: Option<HeaderValue>,
 }
 
@@ -32,10 +31,10 @@ impl CsrfBridge {
     /// The value of the jar's `cookie` is sent as `header`. `origin`: what the backend is told as `Origin`, whatever the
     /// client says; `None` leaves the client's.
     #[must_use]
-    pub fn new(cookie: impl Into<Vec<u8>>, header: HeaderName, origin: Option<HeaderValue>) -> Self {
+    pub fn new(cookie: impl Into<Vec<u8>>, header: &HeaderName, origin: Option<HeaderValue>) -> Self {
         Self {
             cookie: cookie.into(),
-            header,
+            header: FieldName::new(header),
             origin,
         }
     }
@@ -56,37 +55,37 @@ impl CsrfBridge {
     ///
     /// A request that says neither `Origin` nor `Referer` gets the backend's own address as `Referer`: Django wants one
     /// over HTTPS, Symfony always.
-    pub fn apply(&self, method: &Method, fields: &mut HeaderMap, token: Option<CsrfToken>) {
+    pub fn apply(&self, method: &Method, fields: &mut Fields, token: Option<CsrfToken>) {
         if method.is_safe() {
             return;
         }
         if let Some(CsrfToken(value)) = token {
-            fields.insert(&self.header, value);
+            fields.insert(self.header.clone(), value);
         }
         if let Some(origin) = &self.origin {
-            fields.insert(ORIGIN, origin.clone());
+            fields.insert(name::ORIGIN, origin.clone());
             // Whoever looks at both wants them to agree.
-            fields.remove(REFERER);
-        } else if fields.contains_key(ORIGIN) || fields.contains_key(REFERER) {
+            fields.remove(name::REFERER);
+        } else if fields.contains(name::ORIGIN) || fields.contains(name::REFERER) {
             return;
         }
         if let Some(referer) = self.referer(fields) {
-            fields.insert(REFERER, referer);
+            fields.insert(name::REFERER, referer);
         }
     }
 
-    fn referer(&self, fields: &HeaderMap) -> Option<HeaderValue> {
+    fn referer(&self, fields: &Fields) -> Option<HeaderValue> {
         let mut referer = Vec::with_capacity(64);
         if let Some(origin) = &self.origin {
             referer.extend_from_slice(origin.as_bytes());
         } else {
             let secure = fields
-                .get(&X_FORWARDED_PROTO)
-                .and_then(|proto| proto.as_bytes().split(|byte| *byte == b',').next())
+                .get(name::X_FORWARDED_PROTO)
+                .and_then(|proto| proto.split(|byte| *byte == b',').next())
                 // Of several proxies the first is the one that the client came to.
                 .is_some_and(|proto| proto.trim_ascii().eq_ignore_ascii_case(b"https"));
             referer.extend_from_slice(if secure { b"https://" } else { b"http://" });
-            referer.extend_from_slice(fields.get(HOST)?.as_bytes());
+            referer.extend_from_slice(fields.get(name::HOST)?);
         }
         referer.push(b'/');
         HeaderValue::from_maybe_shared(bytes::Bytes::from(referer)).ok()
@@ -102,7 +101,7 @@ mod tests {
 
     fn bridge(origin: Option<&'static str>) -> CsrfBridge {
         let header = HeaderName::from_static("x-csrftoken");
-        CsrfBridge::new("csrftoken", header, origin.map(HeaderValue::from_static))
+        CsrfBridge::new("csrftoken", &header, origin.map(HeaderValue::from_static))
     }
 
     fn jar(lines: &[&str]) -> Jar {
@@ -116,16 +115,17 @@ mod tests {
 
     /// The fields that the backend gets, sorted, of a request with `given`.
     fn sent(bridge: &CsrfBridge, method: &Method, cookies: &[&str], given: &[(&'static str, &str)]) -> String {
-        let mut fields = HeaderMap::new();
-        fields.insert(HOST, HeaderValue::from_static("shop.example"));
+        let mut fields = Fields::new();
+        fields.insert(name::HOST, HeaderValue::from_static("shop.example"));
         for (name, value) in given {
             fields.insert(*name, HeaderValue::from_str(value).unwrap());
         }
         let token = bridge.token(&jar(cookies), &Origin::new("shop.example", "/admin/x"), NOW);
         bridge.apply(method, &mut fields, token);
-        fields.remove(HOST);
-        fields.remove(&X_FORWARDED_PROTO);
+        fields.remove(name::HOST);
+        fields.remove(name::X_FORWARDED_PROTO);
         let mut lines: Vec<_> = fields
+            .to_map()
             .iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
             .collect();

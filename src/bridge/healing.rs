@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use http::request::Parts as Head;
-use http::{HeaderValue, Response};
+use http::HeaderValue;
 
 use super::change::Change;
 use super::journal::{Journal, Session};
@@ -16,7 +15,7 @@ use crate::session::clock::Timestamp;
 use crate::session::cookie::Origin;
 use crate::session::merge::Said;
 use crate::session::record::{CookiePolicy, Rank, Snapshot};
-use crate::wire::upstream::UpstreamBody;
+use crate::wire::message::{RequestHead, ResponseHead};
 
 impl Bridge {
     /// Whether a request to `origin` goes with a session whose death would be known.
@@ -28,7 +27,12 @@ impl Bridge {
     }
 
     /// Reads the body of a request that may have to be sent once more.
-    pub(super) async fn keep(&self, head: &Head, body: Body, route: &Route) -> Result<(Body, Option<Again>), Refusal> {
+    pub(super) async fn keep(
+        &self,
+        head: &RequestHead,
+        body: Body,
+        route: &Route,
+    ) -> Result<(Body, Option<Again>), Refusal> {
         let read = tokio::time::timeout(route.response_timeout, kept::keep(body, self.parts.replay_body))
             .await
             .map_err(|_elapsed| Refusal::RequestTimeout)?;
@@ -43,7 +47,7 @@ impl Bridge {
         &self,
         lost: &Lost,
         held: &mut Option<Held>,
-        response: &Response<UpstreamBody>,
+        response: &ResponseHead,
         cookies: &[HeaderValue],
         origin: &Origin<'_>,
     ) -> Option<Held> {
@@ -80,13 +84,13 @@ fn ended(sent: &Arc<Snapshot>, at: Timestamp, policy: &CookiePolicy, now: Timest
 
 /// What a response says of the session.
 pub(super) fn answered<'a>(
-    response: &'a Response<UpstreamBody>,
+    response: &'a ResponseHead,
     cookies: &'a [HeaderValue],
     origin: &'a Origin<'a>,
 ) -> Answered<'a> {
     Answered {
-        status: response.status(),
-        headers: response.headers(),
+        status: response.status,
+        fields: &response.fields,
         cookies,
         origin,
     }

@@ -1,10 +1,8 @@
 //! Stage 2, put together: the session that a request goes with, whoever has to start it, and whose it is.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use axum::body::Body;
-use http::Request;
-use http::request::Parts as Head;
 
 use super::acquire::{AcquireError, Asks, Ready};
 use super::adopt::Adoption;
@@ -22,6 +20,7 @@ use crate::session::merge::{Effect, Said};
 use crate::session::past::By;
 use crate::session::record::Rank;
 use crate::session::store::Key;
+use crate::wire::message::{Request, RequestHead};
 use crate::wire::own_call::OwnCallError;
 
 impl Bridge {
@@ -44,8 +43,7 @@ impl Bridge {
         &self,
         key: Key,
         asks: Asks,
-        head: &Head,
-        peer: SocketAddr,
+        head: &RequestHead,
         journal: &mut Journal,
     ) -> Result<Option<Held>, Refusal> {
         let found = self.acquire(key, asks, journal).await;
@@ -59,7 +57,7 @@ impl Bridge {
         };
         let outbound = &self.parts.outbound;
         let host = outbound.host(head);
-        let request = outbound.build(prefetch.head(head), Body::empty(), peer, None, journal.request_id());
+        let request = outbound.build(prefetch.head(head), Body::empty(), None, journal.request_id());
         // A client that leaves leaves a session behind that the next one finds (rule S4).
         let started = self.parts.tasks.spawn(self.clone().start(held, request, host)).await;
         match started.map_err(|_panicked| PrefetchError::NoSession).flatten() {
@@ -178,7 +176,7 @@ impl Bridge {
 
     /// Has the backend start a session by `request`, and stores it, under the lead that is held. Where that fails, the next
     /// one leads.
-    pub(super) async fn start(self, held: Held, request: Request<Body>, host: String) -> Result<Held, PrefetchError> {
+    pub(super) async fn start(self, held: Held, request: Request, host: String) -> Result<Held, PrefetchError> {
         let parts = &self.parts;
         let Held {
             key,
@@ -188,9 +186,9 @@ impl Bridge {
             client,
             at,
         } = held;
-        let target = request.uri().clone();
+        let head = &request.head;
         let called = match &parts.prefetch {
-            Some(prefetch) => prefetch.call(request).await,
+            Some(prefetch) => prefetch.call(head).await,
             None => return Err(PrefetchError::NoSession),
         };
         // Whatever came of it, one may have been started (rule B3).
@@ -198,7 +196,7 @@ impl Bridge {
         {
             place.used();
         }
-        let origin = Origin::new(&host, target.path());
+        let origin = Origin::new(&host, head.uri.path());
         let said = Said {
             rank: Rank::Safe,
             cookies: self.readable(&called?, &origin, key),

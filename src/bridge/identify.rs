@@ -13,13 +13,13 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 
 use super::pointer::{Pointer, PointerSearch, Step};
 use crate::session::install_id::{Format, InstallId, Malformed};
+use crate::wire::fields::{Fields, name};
 
 /// Where the Install ID is looked for, and what it looks like.
 #[derive(Clone, Debug)]
@@ -99,25 +99,25 @@ impl From<Malformed> for IdentifyError {
 /// [`IdentifyError`] when what is there cannot be an Install ID, or the body breaks off before the answer.
 pub async fn identify(
     options: &IdentifyOptions,
-    headers: &HeaderMap,
+    fields: &Fields,
     body: Body,
 ) -> Result<(Identity, Body), IdentifyError> {
-    if let Some(id) = from_header(options, headers)? {
+    if let Some(id) = from_header(options, fields)? {
         return Ok((Identity::Known(id), body));
     }
     match &options.pointer {
-        Some(pointer) if may_hold_json(headers) && !http_body::Body::is_end_stream(&body) => {
+        Some(pointer) if may_hold_json(fields) && !http_body::Body::is_end_stream(&body) => {
             from_body(options, pointer, body).await
         }
         _ => Ok((Identity::Missing, body)),
     }
 }
 
-fn from_header(options: &IdentifyOptions, headers: &HeaderMap) -> Result<Option<InstallId>, IdentifyError> {
+fn from_header(options: &IdentifyOptions, fields: &Fields) -> Result<Option<InstallId>, IdentifyError> {
     let Some(name) = &options.header else { return Ok(None) };
     let mut id = None;
-    for value in headers.get_all(name) {
-        let this = InstallId::parse(options.format, value.as_bytes())?;
+    for value in fields.all(name.as_str()) {
+        let this = InstallId::parse(options.format, value)?;
         match &id {
             Some(first) if *first != this => return Err(IdentifyError::Repeated),
             _ => id = Some(this),
@@ -128,15 +128,15 @@ fn from_header(options: &IdentifyOptions, headers: &HeaderMap) -> Result<Option<
 
 /// Whether the body is worth searching: it says that it is JSON, or does not say what it is. In the latter case the
 /// search gives up at the first byte that starts neither an object nor an array.
-fn may_hold_json(headers: &HeaderMap) -> bool {
-    let encoded = headers.get_all(CONTENT_ENCODING).iter().any(|value| {
-        let coding = value.as_bytes().trim_ascii();
+fn may_hold_json(fields: &Fields) -> bool {
+    let encoded = fields.all(name::CONTENT_ENCODING).any(|value| {
+        let coding = value.trim_ascii();
         !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")
     });
     !encoded
-        && headers
-            .get(CONTENT_TYPE)
-            .is_none_or(|value| value.is_empty() || is_json(value.as_bytes()))
+        && fields
+            .get(name::CONTENT_TYPE)
+            .is_none_or(|value| value.is_empty() || is_json(value))
 }
 
 fn is_json(content_type: &[u8]) -> bool {
@@ -302,14 +302,15 @@ mod tests {
         Identity::Known(InstallId::parse(Format::Uuid, text.as_bytes()).unwrap())
     }
 
-    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
-        let field = |(name, value): &(&'static str, &str)| {
-            (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
-        };
-        fields.iter().map(field).collect()
+    fn headers(lines: &[(&'static str, &str)]) -> Fields {
+        let mut fields = Fields::new();
+        for (name, value) in lines {
+            fields.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        fields
     }
 
-    fn json() -> HeaderMap {
+    fn json() -> Fields {
         headers(&[("content-type", "application/json; charset=utf-8")])
     }
 
@@ -374,7 +375,7 @@ mod tests {
         }
     }
 
-    async fn run(headers: &HeaderMap, body: impl Into<Body>) -> Result<Identity, IdentifyError> {
+    async fn run(headers: &Fields, body: impl Into<Body>) -> Result<Identity, IdentifyError> {
         identify(&options(), headers, body.into())
             .await
             .map(|(identity, _)| identity)
@@ -432,7 +433,7 @@ mod tests {
             let headers = headers(&[("content-type", content_type)]);
             assert_eq!(run(&headers, body.clone()).await.unwrap(), id(ID), "{content_type}");
         }
-        assert_eq!(run(&HeaderMap::new(), body.clone()).await.unwrap(), id(ID));
+        assert_eq!(run(&Fields::new(), body.clone()).await.unwrap(), id(ID));
         let identity_coding = headers(&[("content-type", "text/json"), ("content-encoding", "identity")]);
         assert_eq!(run(&identity_coding, body).await.unwrap(), id(ID));
     }
@@ -458,7 +459,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_of_unknown_type_is_given_up_at_its_first_byte() {
         let (body, polled) = Chunked::new(&[b"\r\n ", b"a=1&b=2", b"{\"installId\":\"x\"}"]).into_body();
-        let (identity, body) = identify(&options(), &HeaderMap::new(), body).await.unwrap();
+        let (identity, body) = identify(&options(), &Fields::new(), body).await.unwrap();
         assert_eq!((identity, polled.load(Ordering::SeqCst)), (Identity::Missing, 2));
         assert_eq!(
             body.collect().await.unwrap().to_bytes(),
@@ -531,7 +532,7 @@ mod tests {
 
     #[tokio::test]
     async fn trailers_and_the_announced_length_survive() {
-        let trailers = headers(&[("x-checksum", "1")]);
+        let trailers = headers(&[("x-checksum", "1")]).to_map();
         for found in [true, false] {
             let first = if found {
                 format!(r#"{{"installId":"{ID}""#)
@@ -571,7 +572,7 @@ mod tests {
                 let sent = pieces.concat();
                 let (body, _) = Chunked::new(&pieces).with_length().into_body();
                 let options = IdentifyOptions { max_body, ..options() };
-                if let Ok((_, body)) = identify(&options, &HeaderMap::new(), body).await {
+                if let Ok((_, body)) = identify(&options, &Fields::new(), body).await {
                     prop_assert_eq!(body.size_hint().exact(), Some(sent.len() as u64));
                     prop_assert_eq!(body.collect().await.unwrap().to_bytes(), sent);
                 }

@@ -5,46 +5,44 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, HeaderName, SET_COOKIE, VARY};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use http_body::{Frame, SizeHint};
 
+use crate::wire::fields::{Fields, name};
 use crate::wire::headers;
 
-/// Its predecessor (RFC 2965), which no browser reads any more and no client should see either.
-const SET_COOKIE2: HeaderName = HeaderName::from_static("set-cookie2");
+/// The fields that set cookies: the present one, and its predecessor (RFC 2965), which no browser reads any more and no
+/// client should see either.
+const SETS_COOKIES: [&str; 2] = [name::SET_COOKIE, name::SET_COOKIE2];
 
 /// Fields by which a backend speaks to shared caches alone; they would overrule `Cache-Control` (RFC 9213).
-const TARGETED: [HeaderName; 2] = [
-    HeaderName::from_static("cdn-cache-control"),
-    HeaderName::from_static("surrogate-control"),
-];
+const TARGETED: [&str; 2] = [name::CDN_CACHE_CONTROL, name::SURROGATE_CONTROL];
 
 /// Takes every `Set-Cookie` out and returns them in order. The response is made uncacheable where that is needed, and
 /// `Vary: Cookie` names the field that the cookie now depends on.
-pub fn take_cookies(headers: &mut HeaderMap, install_id: Option<&HeaderName>) -> Vec<HeaderValue> {
-    vary_by_install_id(headers, install_id);
-    if !headers.contains_key(SET_COOKIE) && !headers.contains_key(SET_COOKIE2) {
+pub fn take_cookies(fields: &mut Fields, install_id: Option<&HeaderName>) -> Vec<HeaderValue> {
+    vary_by_install_id(fields, install_id);
+    if !SETS_COOKIES.iter().any(|name| fields.contains(name)) {
         return Vec::new();
     }
-    let taken = headers.get_all(SET_COOKIE).iter().cloned().collect();
-    headers.remove(SET_COOKIE);
-    headers.remove(SET_COOKIE2);
-    keep_out_of_caches(headers);
+    let taken = fields.take(name::SET_COOKIE);
+    fields.remove(name::SET_COOKIE2);
+    keep_out_of_caches(fields);
     taken
 }
 
 /// Makes an informational response one for the client: without cookies, and without what was meant for the bridge alone.
-pub fn clean_interim(fields: &mut HeaderMap) {
+pub fn clean_interim(fields: &mut Fields) {
     headers::strip_response(fields);
-    fields.remove(SET_COOKIE);
-    fields.remove(SET_COOKIE2);
+    for name in SETS_COOKIES {
+        fields.remove(name);
+    }
 }
 
 /// Rule J5: what was not cacheable for its `Set-Cookie` must not become so by losing it.
-fn keep_out_of_caches(headers: &mut HeaderMap) {
-    let is_safe = headers.get_all(CACHE_CONTROL).iter().any(|value| {
-        split_list(value.as_bytes()).any(|directive| {
+fn keep_out_of_caches(fields: &mut Fields) {
+    let is_safe = fields.all(name::CACHE_CONTROL).any(|value| {
+        split_list(value).any(|directive| {
             // `private="x"` and `no-cache="x"` only speak of the fields they name.
             [&b"private"[..], b"no-store", b"no-cache"]
                 .iter()
@@ -52,28 +50,27 @@ fn keep_out_of_caches(headers: &mut HeaderMap) {
         })
     });
     if !is_safe {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+        fields.insert(name::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
         for name in TARGETED {
-            headers.remove(name);
+            fields.remove(name);
         }
     }
 }
 
 /// Rule J5: the cookie depends on the Install ID, so what varied by the one varies by the other. Where the ID comes in
 /// the body alone, no field tells: `*`.
-fn vary_by_install_id(headers: &mut HeaderMap, install_id: Option<&HeaderName>) {
-    let names_cookie = |value: &HeaderValue| split_list(value.as_bytes()).any(is_cookie);
-    if !headers.get_all(VARY).iter().any(names_cookie) {
+fn vary_by_install_id(fields: &mut Fields, install_id: Option<&HeaderName>) {
+    if !fields.all(name::VARY).any(|value| split_list(value).any(is_cookie)) {
         return;
     }
     let Some(install_id) = install_id else {
-        headers.insert(VARY, HeaderValue::from_static("*"));
+        fields.insert(name::VARY, HeaderValue::from_static("*"));
         return;
     };
     let instead = install_id.as_str().as_bytes();
     let mut names: Vec<&[u8]> = Vec::new();
-    for value in headers.get_all(VARY) {
-        for name in split_list(value.as_bytes()) {
+    for value in fields.all(name::VARY) {
+        for name in split_list(value) {
             let name = if is_cookie(name) { instead } else { name };
             if !names.iter().any(|seen| seen.eq_ignore_ascii_case(name)) {
                 names.push(name);
@@ -81,7 +78,7 @@ fn vary_by_install_id(headers: &mut HeaderMap, install_id: Option<&HeaderName>) 
         }
     }
     if let Ok(value) = HeaderValue::from_bytes(&names.join(&b", "[..])) {
-        headers.insert(VARY, value);
+        fields.insert(name::VARY, value);
     }
 }
 
@@ -144,8 +141,9 @@ impl<B: http_body::Body<Data = Bytes, Error: Unpin> + Unpin, H: Unpin> http_body
             Poll::Ready(Some(Ok(ref mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::strip_response_trailers(trailers);
-                    trailers.remove(SET_COOKIE);
-                    trailers.remove(SET_COOKIE2);
+                    for name in SETS_COOKIES {
+                        trailers.remove(name);
+                    }
                 }
                 if self.body.is_end_stream() {
                     self.held = None;
@@ -178,18 +176,14 @@ mod tests {
     use http_body_util::BodyExt as _;
     use tokio::sync::oneshot;
 
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
-        headers
+    fn fields(lines: &[(&'static str, &'static str)]) -> Fields {
+        lines.iter().copied().collect()
     }
 
-    fn through(lines: &[(&'static str, &'static str)]) -> (Vec<HeaderValue>, HeaderMap) {
-        let mut headers = headers(lines);
-        let taken = take_cookies(&mut headers, Some(&HeaderName::from_static("x-install-id")));
-        (taken, headers)
+    fn through(lines: &[(&'static str, &'static str)]) -> (Vec<HeaderValue>, http::HeaderMap) {
+        let mut fields = fields(lines);
+        let taken = take_cookies(&mut fields, Some(&HeaderName::from_static("x-install-id")));
+        (taken, fields.to_map())
     }
 
     #[test]
@@ -245,30 +239,33 @@ mod tests {
             let values: Vec<_> = rest.get_all("vary").iter().collect();
             assert_eq!(values, [after], "{before:?}");
         }
-        let mut rest = headers(&[("vary", "Cookie, Accept")]);
+        let mut rest = fields(&[("vary", "Cookie, Accept")]);
         take_cookies(&mut rest, None);
-        assert_eq!(rest["vary"], "*");
+        assert_eq!(rest.get("vary"), Some(&b"*"[..]));
     }
 
     #[tokio::test]
     async fn j4_trailers_lose_their_cookies_and_what_is_for_one_hop_and_the_end_is_told() {
         let frames = [
             Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"x"))),
-            Ok(Frame::trailers(headers(&[
-                ("set-cookie", "a=1"),
-                ("x-sum", "9"),
-                ("connection", "x-own"),
-                ("x-own", "1"),
-                ("keep-alive", "1"),
-                ("transfer-encoding", "chunked"),
-                ("content-length", "3"),
-            ]))),
+            Ok(Frame::trailers(
+                fields(&[
+                    ("set-cookie", "a=1"),
+                    ("x-sum", "9"),
+                    ("connection", "x-own"),
+                    ("x-own", "1"),
+                    ("keep-alive", "1"),
+                    ("transfer-encoding", "chunked"),
+                    ("content-length", "3"),
+                ])
+                .to_map(),
+            )),
         ];
         let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
         let (end, ended) = oneshot::channel::<()>();
         let collected = InboundBody::wrap(body, false, end).collect().await.unwrap();
         let trailers = collected.trailers().unwrap();
-        assert_eq!(trailers, &headers(&[("x-sum", "9")]));
+        assert_eq!(trailers, &fields(&[("x-sum", "9")]).to_map());
         ended.await.expect_err("dropped, not sent");
     }
 }

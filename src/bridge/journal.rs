@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
-use super::X_REQUEST_ID;
 use super::refuse::Refusal;
 use crate::metrics::{Metrics, Outcome, StatusClass};
 use crate::session::clock::Timestamp;
 use crate::session::store::Key;
+use crate::wire::fields::name;
 use crate::wire::headers;
+use crate::wire::message::{RequestHead, Response};
 
 /// What became of the session, as far as the request has come.
 pub type Session = Outcome;
@@ -36,14 +37,14 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Begins the story of `request`.
+    /// Begins the story of the request with that head.
     #[must_use]
-    pub fn open(request: &Request<Body>, route: &str, now: Timestamp, metrics: Arc<Metrics>) -> Self {
+    pub fn open(head: &RequestHead, route: &str, now: Timestamp, metrics: Arc<Metrics>) -> Self {
         Self {
             metrics,
-            method: request.method().clone(),
+            method: head.method.clone(),
             route: route.to_owned(),
-            request_id: headers::request_id(request.headers(), now.as_millis()),
+            request_id: headers::request_id(&head.fields, now.as_millis()),
             install: None,
             session: Outcome::None,
             started: Instant::now(),
@@ -88,20 +89,21 @@ impl Journal {
 
     /// The end: the response goes to the client.
     #[must_use]
-    pub fn close(mut self, mut response: Response<Body>) -> Response<Body> {
-        response.headers_mut().insert(X_REQUEST_ID, self.request_id.clone());
-        self.tell(Some(response.status()));
+    pub fn close(mut self, mut response: Response) -> Response {
+        let head = &mut response.head;
+        head.fields.insert(name::X_REQUEST_ID, self.request_id.clone());
+        self.tell(Some(head.status));
         response
     }
 
     /// The end: a refusal goes to the client.
     #[must_use]
-    pub fn refuse(mut self, refusal: &Refusal) -> Response<Body> {
+    pub fn refuse(mut self, refusal: &Refusal) -> Response {
         self.refusal = Some(refusal.slug());
         self.metrics.refusal(refusal.slug());
         let request_id = self.request_id.to_str().unwrap_or_default();
         let response = refusal.response(request_id).map(Body::from);
-        self.close(response)
+        self.close(response.into())
     }
 
     fn tell(&mut self, status: Option<StatusCode>) {

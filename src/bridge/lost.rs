@@ -4,14 +4,14 @@
 //! page, a field of the head. None of that is for a client that knows nothing of sessions. What counts is only told by
 //! the configuration: to a shopper who never logged in, too, many backends show the log-in page.
 
-use http::header::LOCATION;
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderName, StatusCode};
 
 use crate::session::clock::Timestamp;
 use crate::session::cookie::{Cookie, Origin, parse_set_cookie};
 use crate::session::glob::Glob;
 use crate::session::jar::Jar;
 use crate::session::record::CookiePolicy;
+use crate::wire::fields::{Fields, name};
 
 /// The signs of a dead session: any of them is one.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ pub struct Answered<'a> {
     /// The status.
     pub status: StatusCode,
     /// The fields.
-    pub headers: &'a HeaderMap,
+    pub fields: &'a Fields,
     /// The `Set-Cookie` lines.
     pub cookies: &'a [http::HeaderValue],
     /// Where it came from.
@@ -49,7 +49,7 @@ impl Lost {
     /// Whether one of the signs is there.
     #[must_use]
     pub fn shows(&self, by: &Answered<'_>) -> bool {
-        self.statuses.contains(&by.status) || self.redirects(by) || self.has_field(by.headers)
+        self.statuses.contains(&by.status) || self.redirects(by) || self.has_field(by.fields)
     }
 
     fn redirects(&self, by: &Answered<'_>) -> bool {
@@ -57,9 +57,9 @@ impl Lost {
             return false;
         };
         let target = by
-            .headers
-            .get(LOCATION)
-            .map(|location| target(location.as_bytes(), by.origin.path()));
+            .fields
+            .get(name::LOCATION)
+            .map(|location| target(location, by.origin.path()));
         target.is_some_and(|target| {
             let end = if glob.as_str().contains('?') { &b"#"[..] } else { b"?#" };
             let part = target.split(|byte| end.contains(byte)).next().unwrap_or_default();
@@ -67,10 +67,10 @@ impl Lost {
         })
     }
 
-    fn has_field(&self, headers: &HeaderMap) -> bool {
+    fn has_field(&self, fields: &Fields) -> bool {
         self.header.as_ref().is_some_and(|(name, value)| {
-            let like = |field: &http::HeaderValue| value.as_ref().is_none_or(|glob| glob.matches(field.as_bytes()));
-            headers.get_all(name).iter().any(like)
+            let like = |field: &[u8]| value.as_ref().is_none_or(|glob| glob.matches(field));
+            fields.all(name.as_str()).any(like)
         })
     }
 }
@@ -147,17 +147,17 @@ mod tests {
     }
 
     fn told(lost: &Lost, status: u16, fields: &[(&'static str, &str)], cookies: &[&'static str]) -> bool {
-        let headers = fields
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
-            .collect();
+        let mut told = Fields::new();
+        for (name, value) in fields {
+            told.append(*name, HeaderValue::from_str(value).unwrap());
+        }
         let cookies: Vec<_> = cookies.iter().map(|line| HeaderValue::from_static(line)).collect();
         let origin = Origin::new("shop.example", "/shop/basket");
         let mut jar = Jar::new();
         jar.insert(parse_set_cookie(b"sid=old; Path=/", &origin, NOW).unwrap());
         let by = Answered {
             status: StatusCode::from_u16(status).unwrap(),
-            headers: &headers,
+            fields: &told,
             cookies: &cookies,
             origin: &origin,
         };

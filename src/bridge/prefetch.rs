@@ -5,24 +5,22 @@
 
 use std::fmt;
 
-use axum::body::Body;
-use http::header::{ACCEPT_LANGUAGE, FORWARDED, HOST, USER_AGENT};
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 
+use crate::wire::fields::{FieldName, Fields, name};
+use crate::wire::message::RequestHead;
 use crate::wire::own_call::{OwnCallError, OwnCalls};
-use crate::wire::server::Secure;
 
 /// What of the client's request goes along: who it is, for a backend that binds sessions to that, and by which name it
 /// knows the backend.
-const OF_THE_CLIENT: [HeaderName; 7] = [
-    HOST,
-    USER_AGENT,
-    ACCEPT_LANGUAGE,
-    FORWARDED,
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-proto"),
+const OF_THE_CLIENT: [&str; 7] = [
+    name::HOST,
+    name::USER_AGENT,
+    name::ACCEPT_LANGUAGE,
+    name::FORWARDED,
+    name::X_FORWARDED_FOR,
+    name::X_FORWARDED_HOST,
+    name::X_FORWARDED_PROTO,
 ];
 
 /// How a session is started.
@@ -64,36 +62,37 @@ impl std::error::Error for PrefetchError {}
 impl Prefetch {
     /// The head of the call for a client whose request has this head; to be made a request to the backend as any other.
     #[must_use]
-    pub fn head(&self, client: &Parts) -> Parts {
-        let (mut head, ()) = Request::new(()).into_parts();
-        head.method = self.method.clone();
-        head.uri = self.target.clone();
-        head.version = Version::HTTP_11;
-        if let Some(secure) = client.extensions.get::<Secure>() {
-            head.extensions.insert(*secure);
-        }
+    pub fn head(&self, client: &RequestHead) -> RequestHead {
+        let mut fields = Fields::new();
         for name in OF_THE_CLIENT {
-            for value in client.headers.get_all(&name) {
-                head.headers.append(name.clone(), value.clone());
+            for value in client.fields.values(name) {
+                fields.append(name, value);
             }
         }
         for name in self.headers.keys() {
-            head.headers.remove(name);
+            fields.remove(name.as_str());
         }
-        head.headers.extend(self.headers.clone());
-        head
+        for (name, value) in &self.headers {
+            fields.append(FieldName::new(name), value.clone());
+        }
+        RequestHead {
+            method: self.method.clone(),
+            uri: self.target.clone(),
+            version: Version::HTTP_11,
+            fields,
+            peer: client.peer,
+        }
     }
 
     /// Makes the call, and returns the `Set-Cookie` lines of the answer.
     ///
     /// # Errors
     /// See [`PrefetchError`]; whether one of the cookies means a session is for the caller to see.
-    pub async fn call(&self, request: Request<Body>) -> Result<Vec<HeaderValue>, PrefetchError> {
+    pub async fn call(&self, request: &RequestHead) -> Result<Vec<HeaderValue>, PrefetchError> {
         let answer = self.calls.send(request).await.map_err(PrefetchError::Call)?;
-        if answer.status().is_server_error() {
-            return Err(PrefetchError::Status(answer.status()));
+        if answer.status.is_server_error() {
+            return Err(PrefetchError::Status(answer.status));
         }
-        let lines = answer.headers().get_all(http::header::SET_COOKIE);
-        Ok(lines.iter().cloned().collect())
+        Ok(answer.fields.values(name::SET_COOKIE).collect())
     }
 }

@@ -31,14 +31,11 @@ pub struct SeenThrough<T: Send + 'static> {
 }
 
 impl<T: Send + 'static> SeenThrough<T> {
-    /// Wraps the future that `make` builds around the mark.
-    pub fn new<F>(tasks: TaskTracker, make: impl FnOnce(Dispatched) -> F) -> Self
-    where
-        F: Future<Output = T> + Send + 'static,
-    {
-        let dispatched = Dispatched::default();
+    /// Wraps `work`, which has the other clone of the mark.
+    #[must_use]
+    pub fn new(tasks: TaskTracker, dispatched: Dispatched, work: Pin<Box<dyn Future<Output = T> + Send>>) -> Self {
         Self {
-            work: Some(Box::pin(make(dispatched.clone()))),
+            work: Some(work),
             dispatched,
             tasks,
         }
@@ -80,11 +77,14 @@ mod tests {
         let tasks = TaskTracker::new();
         let (go, wait) = oneshot::channel::<()>();
         let (done, seen) = oneshot::channel::<()>();
-        let mut work = Box::pin(SeenThrough::new(tasks.clone(), |dispatched| async move {
-            dispatched.mark();
+        let dispatched = Dispatched::default();
+        let mark = dispatched.clone();
+        let steps = async move {
+            mark.mark();
             let _ = wait.await;
             let _ = done.send(());
-        }));
+        };
+        let mut work = Box::pin(SeenThrough::new(tasks.clone(), dispatched, Box::pin(steps)));
         assert!(futures_util::poll!(&mut work).is_pending());
         drop(work);
         go.send(()).unwrap();
@@ -95,10 +95,11 @@ mod tests {
     async fn work_that_was_not_dispatched_is_let_go() {
         let tasks = TaskTracker::new();
         let (done, seen) = oneshot::channel::<()>();
-        let mut work = Box::pin(SeenThrough::new(tasks.clone(), |_dispatched| async move {
+        let steps = async move {
             std::future::pending::<()>().await;
             let _ = done.send(());
-        }));
+        };
+        let mut work = Box::pin(SeenThrough::new(tasks.clone(), Dispatched::default(), Box::pin(steps)));
         assert!(futures_util::poll!(&mut work).is_pending());
         drop(work);
         seen.await.expect_err("the work went on");

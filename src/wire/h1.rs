@@ -4,19 +4,16 @@
 //! clients was judged by [`strict`](super::strict) before it is read here; what comes from the backend was not, and is
 //! read with the forgiveness that RFC 9112 asks of a client.
 //!
-//! A head that goes through the bridge keeps the spelling of its field names (H1): [`Spelling`] rides along as an extension
-//! of the message.
+//! A head that goes through the bridge keeps the spelling of its field names (H1): see [`fields`](super::fields).
 
 mod chunked;
 mod date;
 mod request;
 mod response;
 mod scan;
-mod spelling;
 
 pub(super) use chunked::{Chunk, Decoder, LAST_CHUNK, write_chunk_size, write_trailers};
 pub(super) use date::imf_fixdate;
-pub(super) use request::{RequestHead, read_request, write_request};
+pub(super) use request::{Asked, read_request, write_request};
 pub(super) use response::{Length, read_response, write_status_line};
 pub(super) use scan::HeadScan;
-pub(super) use spelling::{Reason, Spelling, write_fields, write_title_case};

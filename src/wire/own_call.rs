@@ -8,11 +8,12 @@ use std::fmt;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
 
+use super::fields::Fields;
+use super::message::{Request, RequestHead, ResponseHead};
 use super::upstream::{Upstream, UpstreamError};
 use crate::tls;
 
@@ -79,28 +80,28 @@ impl OwnCalls {
         Ok(Self { client, options })
     }
 
-    /// Sends `request`, which has no body, and waits for the answer; for its body no longer than is set.
+    /// Sends a request without a body, and waits for the answer; for its body no longer than is set.
     ///
     /// # Errors
     /// See [`OwnCallError`].
-    pub async fn send(&self, request: Request<Body>) -> Result<Response<()>, OwnCallError> {
+    pub async fn send(&self, head: &RequestHead) -> Result<ResponseHead, OwnCallError> {
         if let Some(upstream) = &self.options.over {
-            return self.send_over(upstream, request).await;
+            return self.send_over(upstream, head).await;
         }
-        let (head, _) = request.into_parts();
-        let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let target = head.target();
         let call = self
             .client
-            .request(head.method, format!("{}{target}", self.options.base))
-            .headers(head.headers)
+            .request(head.method.clone(), format!("{}{target}", self.options.base))
+            .headers(head.fields.to_map())
             .send();
         let mut answer = tokio::time::timeout(self.options.timeout, call)
             .await
             .map_err(|_elapsed| OwnCallError::Timeout)?
             .map_err(|error| explain(&error))?;
-        let mut response = Response::new(());
-        *response.status_mut() = answer.status();
-        *response.headers_mut() = std::mem::take(answer.headers_mut());
+        let response = ResponseHead {
+            fields: Fields::from_map(answer.headers()),
+            ..ResponseHead::new(answer.status())
+        };
         // One that breaks off, or takes longer, has said what counts.
         let rest = async { while let Ok(Some(_)) = answer.chunk().await {} };
         let _ = tokio::time::timeout(self.options.body_wait, rest).await;
@@ -109,12 +110,16 @@ impl OwnCalls {
 }
 
 impl OwnCalls {
-    async fn send_over(&self, upstream: &Upstream, request: Request<Body>) -> Result<Response<()>, OwnCallError> {
-        let call = upstream.send(request, self.options.timeout);
-        let (head, mut body) = call.await.map_err(|error| of_upstream(&error))?.into_parts();
-        let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+    async fn send_over(&self, upstream: &Upstream, head: &RequestHead) -> Result<ResponseHead, OwnCallError> {
+        let request = Request {
+            head: head.clone(),
+            body: Body::empty(),
+        };
+        let call = upstream.forward(request, self.options.timeout, true, |_interim| {});
+        let mut answer = call.await.map_err(|error| of_upstream(&error))?;
+        let rest = async { while let Some(Ok(_)) = answer.body.frame().await {} };
         let _ = tokio::time::timeout(self.options.body_wait, rest).await;
-        Ok(Response::from_parts(head, ()))
+        Ok(answer.head)
     }
 }
 

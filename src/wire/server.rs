@@ -51,15 +51,14 @@ mod proxy_protocol;
 mod refusal;
 mod reply;
 
-use std::net::SocketAddr;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::body::Body;
-use http::{Request, Response};
 use tokio::net::TcpListener;
 
+use super::message::{Request, Response, ResponseHead};
 use crate::lifecycle::{Drain, Load};
 use crate::session::clock::Clock;
 use crate::tls;
@@ -74,21 +73,7 @@ pub use refusal::{EdgeRefusal, RenderRefusal};
 /// `Connection: close` instead.
 pub const CLOSING_GRACE: Duration = Duration::from_millis(500);
 
-/// The peer of the connection that a request came on, or the client that a trusted proxy has named by the PROXY
-/// protocol; an extension of every request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientAddr(pub SocketAddr);
-
-/// An extension of every request that came over TLS, to us or, by its own word, to a trusted proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Secure;
-
-/// An extension of every request of a client that a trusted proxy spoke for by the PROXY protocol without naming it: the
-/// [`ClientAddr`] is the proxy's, and what the request claims is nevertheless the word of a stranger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unnamed;
-
-/// Sends informational responses (1xx) ahead of the final one; an extension of requests whose client takes them.
+/// Sends informational responses (1xx) ahead of the final one.
 #[derive(Clone)]
 pub struct Informer {
     connection: Arc<dyn intake::Inform>,
@@ -98,7 +83,7 @@ pub struct Informer {
 
 impl Informer {
     /// Sends it, unless the request is no longer in hand.
-    pub fn send(&self, response: &Response<()>) {
+    pub fn send(&self, response: &ResponseHead) {
         self.connection.inform(self.turn, response);
     }
 
@@ -184,34 +169,35 @@ pub struct Edge {
     pub stats: Arc<EdgeStats>,
 }
 
-/// A service of requests, each with its body as it comes. A tower service, an axum `Router` among them, becomes one by
-/// [`TowerToHyperService`](hyper_util::service::TowerToHyperService).
-pub trait EdgeService:
-    hyper::service::Service<
-        Request<Body>,
-        Response = Response<Body>,
-        Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-        Future: Send + 'static,
-    > + Clone
-    + Send
-    + Sync
-    + Unpin
-    + 'static
-{
+/// What comes with a request besides the request.
+#[derive(Default)]
+pub struct Came {
+    /// The way back for informational responses, where the client takes them.
+    pub informer: Option<Informer>,
+    /// To be held until the work on the request is done, which may be after the client has left.
+    pub under_way: Option<UnderWay>,
 }
 
-impl<S> EdgeService for S where
-    S: hyper::service::Service<
-            Request<Body>,
-            Response = Response<Body>,
-            Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-            Future: Send + 'static,
-        > + Clone
-        + Send
-        + Sync
-        + Unpin
-        + 'static
+/// A service of requests, each with its body as it comes.
+pub trait EdgeService: Clone + Send + Sync + Unpin + 'static {
+    /// The answer in the making. Dropped when the client is gone.
+    type Future: Future<Output = Response> + Send + 'static;
+
+    /// Begins to answer.
+    fn call(&self, request: Request, came: Came) -> Self::Future;
+}
+
+/// A function is one.
+impl<F, A> EdgeService for F
+where
+    F: Fn(Request, Came) -> A + Clone + Send + Sync + Unpin + 'static,
+    A: Future<Output = Response> + Send + 'static,
 {
+    type Future = A;
+
+    fn call(&self, request: Request, came: Came) -> A {
+        self(request, came)
+    }
 }
 
 /// Serves HTTP/1.1 and HTTP/2 on `listener`, over TLS or in clear text, until the shutdown is closing, then closes the listener and returns.

@@ -2,19 +2,19 @@
 //!
 //! An upgrade takes five steps, each where it belongs: [`requested`] looks at the client's head; [`super::headers`]
 //! takes the hop-by-hop fields off and puts the upgrade back on; the backend answers, with a 101 or with an ordinary
-//! response that ends the matter; the 101 takes the backend's connection along ([`Upgraded::ride`]) and goes to the client;
+//! response that ends the matter; the 101 takes the backend's connection along
+//! ([`ResponseHead::upgraded`](super::message::ResponseHead::upgraded)) and goes to the client;
 //! [`join`] joins the two connections.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::{fmt, io};
 
-use http::header::{CONNECTION, HeaderValue, UPGRADE};
-use http::{HeaderMap, Method, Response, Version};
+use http::header::HeaderValue;
+use http::{Method, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::headers::members;
+use super::fields::{Fields, name};
 
 /// The protocols that a genuine upgrade request asks for: the value of its `Upgrade` field.
 ///
@@ -22,23 +22,24 @@ use super::headers::members;
 /// `HTTP/2.0`) or to TLS are none: tunnelled, they would carry requests past the bridge. A server may leave an upgrade
 /// unanswered, so these requests go on as ordinary ones.
 #[must_use]
-pub fn requested(method: &Method, version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
+pub fn requested(method: &Method, version: Version, fields: &Fields) -> Option<HeaderValue> {
     if version != Version::HTTP_11 || method == Method::CONNECT {
         return None;
     }
-    let mut lines = headers.get_all(UPGRADE).iter();
-    let (Some(protocols), None) = (lines.next(), lines.next()) else {
+    if fields.all(name::UPGRADE).count() != 1 {
         return None;
-    };
-    let named = members(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
-    let passable = members(headers, &UPGRADE).all(is_passable);
-    (named && passable).then(|| protocols.clone())
+    }
+    let named = fields
+        .members(name::CONNECTION)
+        .any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+    let passable = fields.members(name::UPGRADE).all(is_passable);
+    fields.value(name::UPGRADE).filter(|_| named && passable)
 }
 
 /// Whether a 101 of the backend changes to one of the protocols that were asked for.
 #[must_use]
-pub fn agrees(asked: &HeaderValue, response: &HeaderMap) -> bool {
-    let mut answered = members(response, &UPGRADE).peekable();
+pub fn agrees(asked: &HeaderValue, response: &Fields) -> bool {
+    let mut answered = response.members(name::UPGRADE).peekable();
     let offered = |protocol: &[u8]| {
         asked
             .as_bytes()
@@ -63,10 +64,6 @@ pub struct Upgraded(Box<dyn Stream>);
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// The extension of a 101 that holds it. There is one taker: extensions can be cloned, connections cannot.
-#[derive(Clone)]
-struct Handover(Arc<Mutex<Option<Upgraded>>>);
-
 impl fmt::Debug for Upgraded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Upgraded")
@@ -77,12 +74,6 @@ impl Upgraded {
     /// The stream that a 101 has left. Dropped, it is closed.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self(Box::new(stream))
-    }
-
-    /// Lets `response`, a 101, take the connection along.
-    pub fn ride<B>(self, response: &mut Response<B>) {
-        let handover = Handover(Arc::new(Mutex::new(Some(self))));
-        response.extensions_mut().insert(handover);
     }
 }
 
@@ -104,13 +95,6 @@ impl AsyncWrite for Upgraded {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
-}
-
-/// Takes the connection that a 101 has brought along; `None` where there is none, or it was taken.
-pub fn take<B>(response: &mut Response<B>) -> Option<Upgraded> {
-    let Handover(slot) = response.extensions_mut().remove()?;
-    let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-    slot.take()
 }
 
 /// Joins two connections that have been upgraded, until both have said all: how many bytes went from `client` to

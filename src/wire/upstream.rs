@@ -11,10 +11,9 @@
 //!
 //! # What passes, and where
 //!
-//! * Field names keep their case, in both directions, through an extension of the message: keep the extensions.
-//! * `101` takes its connection along ([`upgrade::take`](super::upgrade::take)), which counts as in use until the
-//!   tunnel ends.
-//! * Other informational responses (`102`, `103`) are told of as they come, see [`Upstream::send_informed`].
+//! * Field names keep their case, in both directions.
+//! * `101` takes its connection along ([`ResponseHead::upgraded`]), which counts as in use until the tunnel ends.
+//! * Other informational responses (`102`, `103`) are told of as they come, see [`Upstream::forward`].
 //! * Trailers come as frames of the body. Trailers of
 //!   a request are sent on where its `Trailer` field names them.
 //! * The framing is this hop's own: `Transfer-Encoding` is set anew, a `Content-Length` beside one is dropped, and a
@@ -33,9 +32,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use axum::body::Body;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::{StatusCode, Version};
 use tokio::time::Instant;
 
 mod body;
@@ -64,7 +61,8 @@ use pool::Pool;
 use stats::Open;
 use tunnel::Tunnel;
 
-use super::headers::members;
+use super::fields::{Fields, name};
+use super::message::{Request, Response, ResponseHead};
 use super::upgrade::Upgraded;
 use crate::tls;
 
@@ -127,7 +125,8 @@ impl Upstream {
         }
     }
 
-    /// Sends `request` and waits for the head of its response.
+    /// Sends `request` and waits for the head of its response. `inform` is told of informational responses (1xx) as they
+    /// come, ahead of the final one.
     ///
     /// The request must have its `Host` and must be rid of hop-by-hop fields, save `Connection` and `Upgrade` of a
     /// genuine upgrade. Of its URI, path and query are sent as they are. Its version is that of the client, which does not
@@ -135,42 +134,28 @@ impl Upstream {
     ///
     /// `response_timeout` bounds how long nothing may move: while the upload goes on, between two pieces of it; after
     /// its end, until the response head. A response that comes before the end of the upload is returned at once, and
-    /// the upload goes on.
+    /// the upload goes on. `at_hand`: all of the request's body is there, so that it takes no longer than the backend
+    /// does. Of those whose body has yet to come there are at most [`UPLOADS`] at once, as they may take as long as their
+    /// clients like.
     ///
     /// Dropping the future closes the connection, unless none was in use yet.
     ///
     /// # Errors
     /// See [`UpstreamError`]; nothing of a request is sent twice.
-    pub async fn send(
+    pub async fn forward(
         &self,
-        request: Request<Body>,
-        response_timeout: Duration,
-    ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        self.send_informed(request, response_timeout, false, |_| {}).await
-    }
-
-    /// The same; `inform` is told of informational responses (1xx) as they come, ahead of the final one. `at_hand`: all
-    /// of the request's body is there, so that it takes no longer than the backend does. Of those whose body has yet to
-    /// come there are at most [`UPLOADS`] at once, as they may take as long as their clients like.
-    ///
-    /// # Errors
-    /// As [`Self::send`].
-    pub async fn send_informed(
-        &self,
-        request: Request<Body>,
+        request: Request,
         response_timeout: Duration,
         at_hand: bool,
-        mut inform: impl FnMut(Response<()>),
+        mut inform: impl FnMut(ResponseHead),
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let waits_for_client = !at_hand && !http_body::Body::is_end_stream(request.body());
+        let waits_for_client = !at_hand && !http_body::Body::is_end_stream(&request.body);
         let mut place = self.pool.place(waits_for_client).await?;
-        let upgrade_asked = request.headers().contains_key(UPGRADE);
+        let upgrade_asked = request.head.fields.contains(name::UPGRADE);
         let mut request = request;
         // HTTP/2 cannot switch protocols.
         if let Some(http2) = self.http2.as_ref().filter(|_| !upgrade_asked) {
-            let sent = http2
-                .send(&self.pool, request, place, response_timeout, &mut inform)
-                .await?;
+            let sent = Box::pin(http2.send(&self.pool, request, place, response_timeout, &mut inform)).await?;
             (request, place) = match sent {
                 Sent::Answered(response) => return Ok(response),
                 Sent::Http1(request, place) => (request, place),
@@ -258,7 +243,7 @@ async fn exchange(
     connection: &mut Connection,
     outgoing: &mut Outgoing,
     timeout: Duration,
-    inform: &mut impl FnMut(Response<()>),
+    inform: &mut impl FnMut(ResponseHead),
 ) -> Result<Head, Broken> {
     let method = outgoing.method.clone();
     poll_fn(|cx| {
@@ -290,7 +275,7 @@ fn receive(
     upgrade_asked: bool,
 ) -> Result<Response<UpstreamBody>, UpstreamError> {
     let Head { response, length } = head;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
         if !upgrade_asked {
             return Err(UpstreamError::BadResponse(
                 "it switches protocols without being asked to".to_owned(),
@@ -302,30 +287,39 @@ fn receive(
                 "it switches protocols in the middle of the request".to_owned(),
             ));
         }
-        let mut response = response.map(|()| UpstreamBody::empty());
-        Upgraded::new(Tunnel::new(lease)).ride(&mut response);
-        return Ok(response);
+        return Ok(Response {
+            head: ResponseHead {
+                upgraded: Some(Upgraded::new(Tunnel::new(lease))),
+                ..response
+            },
+            body: UpstreamBody::empty(),
+        });
     }
     let sent = outgoing.is_sent();
     if sent {
         lease.place.uploaded();
     }
-    lease.reusable = response.version() == Version::HTTP_11
-        && !says_close(response.headers())
+    lease.reusable = response.version == Version::HTTP_11
+        && !says_close(&response.fields)
         && !may_have_a_body_in_spite(&response)
         && !lease.connection.has_failed_to_send();
     let unsent = (!sent && !lease.connection.has_failed_to_send()).then_some((outgoing, quiet));
-    Ok(response.map(|()| UpstreamBody::new(length, lease, unsent)))
+    Ok(Response {
+        head: response,
+        body: UpstreamBody::new(length, lease, unsent),
+    })
 }
 
 /// Whether a response that has no body tells the length of one (RFC 9110 §8.6): a server that does so may send it too, as
 /// the beginning of the next response.
-fn may_have_a_body_in_spite(response: &Response<()>) -> bool {
-    let fields = response.headers();
-    let told = fields.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
-    response.status() == StatusCode::NO_CONTENT && (told || fields.contains_key(TRANSFER_ENCODING))
+fn may_have_a_body_in_spite(response: &ResponseHead) -> bool {
+    let fields = &response.fields;
+    let told = fields.get(name::CONTENT_LENGTH).is_some_and(|length| length != b"0");
+    response.status == StatusCode::NO_CONTENT && (told || fields.contains(name::TRANSFER_ENCODING))
 }
 
-fn says_close(headers: &HeaderMap) -> bool {
-    members(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"close"))
+fn says_close(fields: &Fields) -> bool {
+    fields
+        .members(name::CONNECTION)
+        .any(|option| option.eq_ignore_ascii_case(b"close"))
 }

@@ -1,17 +1,17 @@
 //! Heads of requests: read when they were judged, and written.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue, TE};
-use http::{HeaderMap, Method, Request, Uri, Version};
+use http::{Method, Uri, Version};
 
-use super::spelling::{Spelling, write_fields};
+use crate::wire::fields::{Fields, name};
+use crate::wire::message::{Peer, RequestHead};
 use crate::wire::strict::trim;
 
-/// The head of a request, and what it says of its connection.
+/// A request as it was read, and what it says of its connection.
 #[derive(Debug)]
-pub(crate) struct RequestHead {
-    /// The request, whose extensions hold the [`Spelling`].
-    pub(crate) request: Request<()>,
+pub(crate) struct Asked {
+    /// The request.
+    pub(crate) head: RequestHead,
     /// Whether the connection goes on after it, as far as the client is concerned (RFC 9112 §9.3).
     pub(crate) persistent: bool,
     /// Whether the body waits for a `100 Continue` (RFC 9110 §10.1.1).
@@ -20,11 +20,14 @@ pub(crate) struct RequestHead {
     pub(crate) takes_trailers: bool,
 }
 
+/// How many lines most heads do not have more of.
+const USUAL_LINES: usize = 16;
+
 /// Reads a head that [`strict`](crate::wire::strict) has judged, with an empty line before it where there was one.
 /// `None` where it cannot be held in these types: it is malformed then, in a way that was not judged.
-pub(crate) fn read_request(head: Bytes) -> Option<RequestHead> {
+pub(crate) fn read_request(head: &Bytes, peer: Peer) -> Option<Asked> {
     let mut at = if head.starts_with(b"\r\n") { 2 } else { 0 };
-    let (line, next) = line(&head, at)?;
+    let (line, next) = line(head, at)?;
     let mut words = line.split(|&byte| byte == b' ');
     let (method, target, version) = (words.next()?, words.next()?, words.next()?);
     let version = match version {
@@ -32,26 +35,18 @@ pub(crate) fn read_request(head: Bytes) -> Option<RequestHead> {
         b"HTTP/1.0" => Version::HTTP_10,
         _ => return None,
     };
-    let mut request = Request::new(());
-    *request.method_mut() = Method::from_bytes(method).ok()?;
-    *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target)).ok()?;
-    *request.version_mut() = version;
-    let mut spelt = Vec::with_capacity(16);
-    let mut fields = HeaderMap::with_capacity(16);
+    let method = Method::from_bytes(method).ok()?;
+    let uri = Uri::from_maybe_shared(head.slice_ref(target)).ok()?;
+    let mut fields = Fields::of(head.clone(), USUAL_LINES);
     at = next;
     loop {
-        let (line, next) = self::line(&head, at)?;
+        let (line, next) = self::line(head, at)?;
         if line.is_empty() {
             break;
         }
-        let colon = line.iter().position(|&byte| byte == b':')?;
+        let colon = memchr::memchr(b':', line)?;
         let (name, value) = line.split_at_checked(colon)?;
-        let value = trim(value.get(1..)?);
-        spelt.push((u32::try_from(at).ok()?, u32::try_from(colon).ok()?));
-        fields.append(
-            HeaderName::from_bytes(name).ok()?,
-            HeaderValue::from_maybe_shared(head.slice_ref(value)).ok()?,
-        );
+        fields.push_read(name, trim(value.get(1..)?))?;
         at = next;
     }
     let options = Options::of(&fields);
@@ -62,14 +57,19 @@ pub(crate) fn read_request(head: Bytes) -> Option<RequestHead> {
     };
     let expects_continue = version == Version::HTTP_11
         && fields
-            .get(EXPECT)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let takes_trailers =
-        crate::wire::headers::members(&fields, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
-    *request.headers_mut() = fields;
-    request.extensions_mut().insert(Spelling::new(head, spelt));
-    Some(RequestHead {
-        request,
+            .get(name::EXPECT)
+            .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+    let takes_trailers = fields
+        .members(name::TE)
+        .any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+    Some(Asked {
+        head: RequestHead {
+            method,
+            uri,
+            version,
+            fields,
+            peer,
+        },
         persistent,
         expects_continue,
         takes_trailers,
@@ -90,12 +90,12 @@ struct Options {
 }
 
 impl Options {
-    fn of(fields: &HeaderMap) -> Self {
+    fn of(fields: &Fields) -> Self {
         let mut options = Self {
             close: false,
             keep_alive: false,
         };
-        for option in crate::wire::headers::members(fields, &CONNECTION) {
+        for option in fields.members(name::CONNECTION) {
             options.close |= option.eq_ignore_ascii_case(b"close");
             options.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
         }
@@ -104,20 +104,17 @@ impl Options {
 }
 
 /// Writes the head of an HTTP/1.1 request, its target in origin-form, or `*`.
-pub(crate) fn write_request<B>(wire: &mut BytesMut, request: &Request<B>) {
-    wire.extend_from_slice(request.method().as_str().as_bytes());
+pub(crate) fn write_request(wire: &mut BytesMut, head: &RequestHead) {
+    wire.extend_from_slice(head.method.as_str().as_bytes());
     wire.extend_from_slice(b" ");
-    let target = request
-        .uri()
-        .path_and_query()
-        .map_or("/", http::uri::PathAndQuery::as_str);
+    let target = head.target();
     if target.starts_with('?') {
         // Of an absolute form without a path.
         wire.extend_from_slice(b"/");
     }
     wire.extend_from_slice(target.as_bytes());
     wire.extend_from_slice(b" HTTP/1.1\r\n");
-    write_fields(wire, request.headers(), request.extensions().get::<Spelling>());
+    head.fields.write(wire);
     wire.extend_from_slice(b"\r\n");
 }
 
@@ -125,15 +122,19 @@ pub(crate) fn write_request<B>(wire: &mut BytesMut, request: &Request<B>) {
 mod tests {
     use super::*;
 
+    fn read(head: impl Into<Bytes>) -> Asked {
+        read_request(&head.into(), Peer::at(([127, 0, 0, 1], 1).into())).unwrap()
+    }
+
     #[test]
     fn a_head_is_read_and_written_back_byte_for_byte() {
         let head = b"POST /a%2f/../b?c=[d]&| HTTP/1.1\r\nhOST: shop\r\nx-Empty: \r\nX-a: 1\r\nX-A: b \x80 c\r\n\r\n";
-        let read = read_request(Bytes::from_static(head)).unwrap();
-        assert_eq!(read.request.method(), "POST");
-        assert_eq!(read.request.headers()["x-empty"], "");
+        let read = read(&head[..]);
+        assert_eq!(read.head.method, "POST");
+        assert_eq!(read.head.fields.get("x-empty"), Some(&b""[..]));
         assert!(read.persistent && !read.expects_continue && !read.takes_trailers);
         let mut wire = BytesMut::new();
-        write_request(&mut wire, &read.request);
+        write_request(&mut wire, &read.head);
         assert_eq!(wire.escape_ascii().to_string(), head.escape_ascii().to_string());
     }
 
@@ -146,7 +147,9 @@ mod tests {
             ("*", "*"),
         ] {
             let mut wire = BytesMut::new();
-            write_request(&mut wire, &Request::get(target).body(()).unwrap());
+            let mut head = read("GET / HTTP/1.1\r\n\r\n").head;
+            head.uri = target.parse().unwrap();
+            write_request(&mut wire, &head);
             let wire = String::from_utf8(wire.to_vec()).unwrap();
             assert!(wire.starts_with(&format!("GET {written} HTTP/1.1\r\n")), "{wire}");
         }
@@ -163,13 +166,13 @@ mod tests {
             ("1.0", "Connection: keep-alive, close\r\n", false),
         ] {
             let head = format!("\r\nGET / HTTP/{version}\r\nHost: a\r\n{fields}\r\n");
-            let read = read_request(Bytes::from(head)).unwrap();
+            let read = read(head);
             assert_eq!(read.persistent, persistent, "{version} {fields}");
         }
         let head = "GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nTE: gzip, Trailers\r\n\r\n";
-        let read = read_request(Bytes::from(head)).unwrap();
-        assert!(read.expects_continue && read.takes_trailers);
-        let old = read_request(Bytes::from(head.replace("1.1", "1.0"))).unwrap();
+        let new = read(head);
+        assert!(new.expects_continue && new.takes_trailers);
+        let old = read(head.replace("1.1", "1.0"));
         assert!(!old.expects_continue);
     }
 }

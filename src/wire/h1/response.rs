@@ -4,12 +4,12 @@ use std::fmt;
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Response, StatusCode, Version};
+use http::header::HeaderValue;
+use http::{Method, StatusCode, Version};
 use httparse::{Header, ParserConfig, Status};
 
-use super::spelling::{Reason, Spelling};
-use crate::wire::headers::members;
+use crate::wire::fields::{FieldName, Fields, name};
+use crate::wire::message::ResponseHead;
 
 /// The most header lines that a response may have.
 const MAX_FIELDS: usize = 256;
@@ -42,7 +42,7 @@ impl fmt::Display for HeadError {
 ///
 /// # Errors
 /// When it is no head of HTTP/1.0 or 1.1.
-pub(crate) fn read_response(head: &Bytes) -> Result<Response<()>, HeadError> {
+pub(crate) fn read_response(head: &Bytes) -> Result<ResponseHead, HeadError> {
     let mut few = [const { MaybeUninit::uninit() }; FEW_FIELDS];
     match parse(head, &mut few) {
         Err(httparse::Error::TooManyHeaders) => {
@@ -62,7 +62,7 @@ const fn describe(error: httparse::Error) -> HeadError {
     })
 }
 
-fn parse<'a>(head: &'a Bytes, fields: &mut [MaybeUninit<Header<'a>>]) -> Result<Response<()>, httparse::Error> {
+fn parse<'a>(head: &'a Bytes, fields: &mut [MaybeUninit<Header<'a>>]) -> Result<ResponseHead, httparse::Error> {
     let mut parsed = httparse::Response::new(&mut []);
     // RFC 9112 §5: a proxy mends these in responses, where it must refuse them in requests.
     let status = ParserConfig::default()
@@ -73,47 +73,29 @@ fn parse<'a>(head: &'a Bytes, fields: &mut [MaybeUninit<Header<'a>>]) -> Result<
     if !matches!(status, Status::Complete(_)) {
         return Err(httparse::Error::Status);
     }
-    let mut response = Response::new(());
-    *response.version_mut() = if parsed.version == Some(1) {
-        Version::HTTP_11
-    } else {
-        Version::HTTP_10
-    };
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-    *response.status_mut() = status.ok_or(httparse::Error::Status)?;
-    let (fields, spelt) = collect(head, parsed.headers);
-    *response.headers_mut() = fields;
-    let reason = parsed.reason.unwrap_or_default();
-    if Some(reason) != response.status().canonical_reason() {
-        let reason = Reason(head.slice_ref(reason.as_bytes()));
-        response.extensions_mut().insert(reason);
+    let mut response = ResponseHead::new(status.ok_or(httparse::Error::Status)?);
+    if parsed.version != Some(1) {
+        response.version = Version::HTTP_10;
     }
-    response.extensions_mut().insert(Spelling::new(head.clone(), spelt));
+    response.fields = collect(head, parsed.headers);
+    let reason = parsed.reason.unwrap_or_default();
+    if Some(reason) != response.status.canonical_reason() {
+        response.reason = Some(head.slice_ref(reason.as_bytes()));
+    }
     Ok(response)
 }
 
-fn collect(head: &Bytes, parsed: &[Header<'_>]) -> (HeaderMap, Vec<(u32, u32)>) {
-    let mut fields = HeaderMap::with_capacity(parsed.len());
-    let mut spelt = Vec::with_capacity(parsed.len());
-    let start = head.as_ptr().addr();
+fn collect(head: &Bytes, parsed: &[Header<'_>]) -> Fields {
+    let mut fields = Fields::of(head.clone(), parsed.len());
     for field in parsed {
-        let value = if memchr::memchr(b'\n', field.value).is_some() {
-            HeaderValue::from_maybe_shared(unfold(field.value))
-        } else {
-            HeaderValue::from_maybe_shared(head.slice_ref(field.value))
-        };
-        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(field.name.as_bytes()), value) else {
-            continue;
-        };
-        if fields.try_append(name, value).is_err() {
-            break;
-        }
-        let at = u32::try_from(field.name.as_ptr().addr().wrapping_sub(start));
-        if let (Ok(at), Ok(length)) = (at, u32::try_from(field.name.len())) {
-            spelt.push((at, length));
+        if memchr::memchr(b'\n', field.value).is_none() {
+            fields.push_read(field.name.as_bytes(), field.value.trim_ascii());
+        } else if let Ok(value) = HeaderValue::from_maybe_shared(unfold(field.value)) {
+            fields.append(FieldName::spelt(field.name), value);
         }
     }
-    (fields, spelt)
+    fields
 }
 
 /// One line of what was folded over several (RFC 9112 §5.2).
@@ -129,20 +111,19 @@ impl Length {
     ///
     /// # Errors
     /// When that cannot be told for sure.
-    pub(crate) fn settle<B>(method: &Method, response: &mut Response<B>) -> Result<Self, HeadError> {
-        let status = response.status();
-        let version = response.version();
+    pub(crate) fn settle(method: &Method, response: &mut ResponseHead) -> Result<Self, HeadError> {
+        let status = response.status;
         let empty = *method == Method::HEAD
             || status.is_informational()
             || status == StatusCode::NO_CONTENT
             || status == StatusCode::NOT_MODIFIED;
-        let fields = response.headers_mut();
-        if fields.contains_key(TRANSFER_ENCODING) {
-            if version != Version::HTTP_11 {
+        let fields = &mut response.fields;
+        if fields.contains(name::TRANSFER_ENCODING) {
+            if response.version != Version::HTTP_11 {
                 return Err(HeadError("it has a transfer coding in HTTP/1.0"));
             }
             let mut chunked = false;
-            for coding in members(fields, &TRANSFER_ENCODING) {
+            for coding in fields.members(name::TRANSFER_ENCODING) {
                 match coding {
                     _ if coding.eq_ignore_ascii_case(b"chunked") && !chunked => chunked = true,
                     b"" => {}
@@ -150,7 +131,7 @@ impl Length {
                     _ => return Err(HeadError("its transfer coding was not asked for")),
                 }
             }
-            fields.remove(CONTENT_LENGTH);
+            fields.remove(name::CONTENT_LENGTH);
             return Ok(match (empty, chunked) {
                 (true, _) => Self::Sized(0),
                 (false, true) => Self::Chunked,
@@ -161,7 +142,7 @@ impl Length {
         match (empty, length) {
             (true, length) => {
                 if length.is_err() {
-                    fields.remove(CONTENT_LENGTH);
+                    fields.remove(name::CONTENT_LENGTH);
                 }
                 Ok(Self::Sized(0))
             }
@@ -173,11 +154,11 @@ impl Length {
 }
 
 /// The length that is told, however often; it is told once after this.
-fn content_length(fields: &mut HeaderMap) -> Result<Option<u64>, HeadError> {
+fn content_length(fields: &mut Fields) -> Result<Option<u64>, HeadError> {
     const BAD: HeadError = HeadError("its length cannot be told");
     let mut agreed = None;
     let mut count = 0;
-    for told in members(fields, &CONTENT_LENGTH) {
+    for told in fields.members(name::CONTENT_LENGTH) {
         count += 1;
         let digits = std::str::from_utf8(told).map_err(|_| BAD)?;
         if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -189,20 +170,17 @@ fn content_length(fields: &mut HeaderMap) -> Result<Option<u64>, HeadError> {
         }
     }
     if let Some(length) = agreed.filter(|_| count > 1) {
-        fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        fields.insert(name::CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(agreed)
 }
 
 /// Writes the status line of a response of ours: always HTTP/1.1 (RFC 9110 §2.5).
-pub(crate) fn write_status_line(wire: &mut BytesMut, status: StatusCode, reason: Option<&Reason>) {
+pub(crate) fn write_status_line(wire: &mut BytesMut, status: StatusCode, reason: Option<&[u8]>) {
     wire.extend_from_slice(b"HTTP/1.1 ");
     wire.extend_from_slice(status.as_str().as_bytes());
     wire.extend_from_slice(b" ");
-    let reason = reason.map_or_else(
-        || status.canonical_reason().unwrap_or_default().as_bytes(),
-        |reason| &reason.0[..],
-    );
+    let reason = reason.unwrap_or_else(|| status.canonical_reason().unwrap_or_default().as_bytes());
     wire.extend_from_slice(reason);
     wire.extend_from_slice(b"\r\n");
 }

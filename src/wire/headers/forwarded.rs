@@ -4,45 +4,47 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use http::HeaderMap;
-use http::header::{FORWARDED, HeaderName, HeaderValue};
+use http::header::HeaderValue;
 use ipnet::IpNet;
 
-static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Whether the client came by `http` or `https`.
-pub static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+use crate::wire::fields::{Fields, name};
+
 /// Fields by which frameworks let a proxy tell more of the same kind. A client may not use them to speak as one.
-static OTHER_CLAIMS: [HeaderName; 7] = [
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-forwarded-scheme"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-forwarded-ssl"),
-    HeaderName::from_static("x-forwarded-by"),
-    HeaderName::from_static("x-real-ip"),
+const OTHER_CLAIMS: [&str; 7] = [
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Scheme",
+    "X-Forwarded-Server",
+    "X-Forwarded-SSL",
+    "X-Forwarded-By",
+    "X-Real-IP",
 ];
 
 /// Every field that says who the client is.
-fn claims() -> impl Iterator<Item = &'static HeaderName> {
-    [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST, &FORWARDED]
-        .into_iter()
-        .chain(&OTHER_CLAIMS)
+fn claims() -> impl Iterator<Item = &'static str> {
+    [
+        name::X_FORWARDED_FOR,
+        name::X_FORWARDED_PROTO,
+        name::X_FORWARDED_HOST,
+        name::FORWARDED,
+    ]
+    .into_iter()
+    .chain(OTHER_CLAIMS)
 }
 
 /// Takes out what reads like a claim where hyphens and underscores are the same: to CGI, WSGI and PHP `X_Forwarded_For`
 /// is `X-Forwarded-For`, and may win over it. No proxy spells it so.
-fn remove_look_alikes(headers: &mut HeaderMap) {
-    let alike = |name: &str, claim: &HeaderName| {
-        let mut pairs = name.bytes().zip(claim.as_str().bytes());
-        name.len() == claim.as_str().len() && pairs.all(|(a, b)| a == b || (a == b'_' && b == b'-'))
+fn remove_look_alikes(fields: &mut Fields) {
+    let alike = |name: &[u8], claim: &str| {
+        let mut pairs = name.iter().zip(claim.as_bytes());
+        name.len() == claim.len() && pairs.all(|(a, b)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-'))
     };
-    let is_one = |name: &&HeaderName| {
-        let name = name.as_str();
-        name.contains('_') && claims().any(|claim| alike(name, claim))
+    // All that have a hyphen begin with the same letter.
+    let is_one = |name: &[u8]| {
+        matches!(name, [b'x' | b'X', ..]) && name.contains(&b'_') && claims().any(|claim| alike(name, claim))
     };
-    while let Some(name) = headers.keys().find(is_one).cloned() {
-        headers.remove(name);
+    if fields.iter().any(|(name, _)| is_one(name)) {
+        fields.retain(|name| !is_one(name));
     }
 }
 
@@ -84,48 +86,50 @@ pub struct Hop<'a> {
 /// stand, being what the client used; missing ones are set to what the bridge saw.
 ///
 /// None of these fields passes in a spelling with underscores, whoever sends it.
-pub fn forward(headers: &mut HeaderMap, hop: &Hop<'_>, trusted: &TrustedProxies) {
-    remove_look_alikes(headers);
+pub fn forward(fields: &mut Fields, hop: &Hop<'_>, trusted: &TrustedProxies) {
+    remove_look_alikes(fields);
     let peer = hop.peer.to_canonical();
     let proto = if hop.secure { "https" } else { "http" };
     if !trusted.trusts(peer) {
-        for claim in &OTHER_CLAIMS {
-            headers.remove(claim);
+        for claim in OTHER_CLAIMS {
+            fields.remove(claim);
         }
+        let mut address = String::with_capacity(16);
+        write_address(&mut address, peer);
         let mut element = String::with_capacity(96);
         write_element(&mut element, peer, Some(proto), hop.host);
-        set(headers, &X_FORWARDED_FOR, peer.to_string());
-        set(headers, &FORWARDED, element);
-        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+        set(fields, name::X_FORWARDED_FOR, address);
+        set(fields, name::FORWARDED, element);
+        fields.insert(name::X_FORWARDED_PROTO, HeaderValue::from_static(proto));
         match hop.host {
-            Some(host) => headers.insert(&X_FORWARDED_HOST, host.clone()),
-            None => headers.remove(&X_FORWARDED_HOST),
-        };
+            Some(host) => fields.insert(name::X_FORWARDED_HOST, host.clone()),
+            None => fields.remove(name::X_FORWARDED_HOST),
+        }
         return;
     }
-    let (list, elements) = extended(headers, peer, proto, hop.host);
-    set(headers, &X_FORWARDED_FOR, list);
-    set(headers, &FORWARDED, elements);
-    if !headers.contains_key(&X_FORWARDED_PROTO) {
-        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+    let (list, elements) = extended(fields, peer, proto, hop.host);
+    set(fields, name::X_FORWARDED_FOR, list);
+    set(fields, name::FORWARDED, elements);
+    if !fields.contains(name::X_FORWARDED_PROTO) {
+        fields.insert(name::X_FORWARDED_PROTO, HeaderValue::from_static(proto));
     }
-    if let (false, Some(host)) = (headers.contains_key(&X_FORWARDED_HOST), hop.host) {
-        headers.insert(&X_FORWARDED_HOST, host.clone());
+    if let (false, Some(host)) = (fields.contains(name::X_FORWARDED_HOST), hop.host) {
+        fields.insert(name::X_FORWARDED_HOST, host.clone());
     }
 }
 
 /// Takes every word on who the client is out.
-pub fn remove_claims(headers: &mut HeaderMap) {
-    remove_look_alikes(headers);
+pub fn remove_claims(fields: &mut Fields) {
+    remove_look_alikes(fields);
     for claim in claims() {
-        headers.remove(claim);
+        fields.remove(claim);
     }
 }
 
 /// `X-Forwarded-For` and `Forwarded` of a trusted peer with the peer appended.
-fn extended(headers: &HeaderMap, peer: IpAddr, proto: &str, host: Option<&HeaderValue>) -> (String, String) {
-    let given_list = joined(headers, &X_FORWARDED_FOR);
-    let given_elements = elements(headers);
+fn extended(fields: &Fields, peer: IpAddr, proto: &str, host: Option<&HeaderValue>) -> (String, String) {
+    let given_list = joined(fields, name::X_FORWARDED_FOR);
+    let given_elements = elements(fields);
     let mut list = match (&given_list, &given_elements) {
         (Some(given), _) => given.clone(),
         (None, Some(elements)) => {
@@ -140,15 +144,15 @@ fn extended(headers: &HeaderMap, peer: IpAddr, proto: &str, host: Option<&Header
     let mut elements = match (&given_elements, &given_list) {
         (Some(given), _) => given.clone(),
         (None, Some(given)) => {
-            let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-            converted(given, text(&X_FORWARDED_PROTO), headers.get(&X_FORWARDED_HOST))
+            let proto = fields.get(name::X_FORWARDED_PROTO).and_then(text);
+            let host = fields.value(name::X_FORWARDED_HOST);
+            converted(given, proto, host.as_ref())
         }
         (None, None) => String::new(),
     };
     separate(&mut list);
     separate(&mut elements);
-    // Writing to a string cannot fail.
-    let _ = write!(list, "{peer}");
+    write_address(&mut list, peer);
     write_element(&mut elements, peer, Some(proto), host);
     (list, elements)
 }
@@ -171,18 +175,28 @@ fn separate(list: &mut String) {
 }
 
 fn write_element(into: &mut String, address: IpAddr, proto: Option<&str>, host: Option<&HeaderValue>) {
-    // Writing to a string cannot fail.
-    let _ = match address {
-        IpAddr::V4(address) => write!(into, "for={address}"),
-        IpAddr::V6(address) => write!(into, "for=\"[{address}]\""),
-    };
+    match address {
+        IpAddr::V4(_) => {
+            into.push_str("for=");
+            write_address(into, address);
+        }
+        IpAddr::V6(_) => {
+            into.push_str("for=\"[");
+            write_address(into, address);
+            into.push_str("]\"");
+        }
+    }
     if let Some(host) = host.and_then(|host| host.to_str().ok()) {
         into.push_str(";host=\"");
-        for character in host.chars() {
-            if matches!(character, '"' | '\\') {
-                into.push('\\');
+        if host.bytes().any(|byte| matches!(byte, b'"' | b'\\')) {
+            for character in host.chars() {
+                if matches!(character, '"' | '\\') {
+                    into.push('\\');
+                }
+                into.push(character);
             }
-            into.push(character);
+        } else {
+            into.push_str(host);
         }
         into.push('"');
     }
@@ -192,10 +206,32 @@ fn write_element(into: &mut String, address: IpAddr, proto: Option<&str>, host: 
     }
 }
 
+/// Every request has its peer's address written twice: an IPv4 address without the general machinery.
+fn write_address(into: &mut String, address: IpAddr) {
+    let IpAddr::V4(address) = address else {
+        // Writing to a string cannot fail.
+        let _ = write!(into, "{address}");
+        return;
+    };
+    for (index, octet) in address.octets().into_iter().enumerate() {
+        if index > 0 {
+            into.push('.');
+        }
+        let digit = |value: u8| char::from(b'0' + value % 10);
+        if octet >= 100 {
+            into.push(digit(octet / 100));
+        }
+        if octet >= 10 {
+            into.push(digit(octet / 10));
+        }
+        into.push(digit(octet));
+    }
+}
+
 /// All lines of a list field as one; `None` where there is none, or none that is text.
-fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+fn joined(fields: &Fields, name: &str) -> Option<String> {
     let mut all = String::new();
-    for line in headers.get_all(name).iter().filter_map(|line| line.to_str().ok()) {
+    for line in fields.all(name).filter_map(text) {
         let line = line.trim();
         if !line.is_empty() {
             separate(&mut all);
@@ -206,20 +242,26 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 }
 
 /// All of `Forwarded`; `None` also where a quote is left open, which would swallow what is appended.
-fn elements(headers: &HeaderMap) -> Option<String> {
-    joined(headers, &FORWARDED).filter(|elements| {
+fn elements(fields: &Fields) -> Option<String> {
+    joined(fields, name::FORWARDED).filter(|elements| {
         let mut quotes = Quotes::default();
         elements.chars().for_each(|character| quotes.pass(character));
         !quotes.open
     })
 }
 
-fn set(headers: &mut HeaderMap, name: &HeaderName, value: String) {
+/// A value of visible ASCII.
+fn text(value: &[u8]) -> Option<&str> {
+    let visible = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~');
+    std::str::from_utf8(value).ok().filter(|_| value.iter().all(visible))
+}
+
+fn set(fields: &mut Fields, name: &'static str, value: String) {
     // Made of visible ASCII only; were it not, no claim is better than a wrong one.
     match HeaderValue::from_maybe_shared(Bytes::from(value)) {
-        Ok(value) => headers.insert(name, value),
-        Err(_) => headers.remove(name),
-    };
+        Ok(value) => fields.insert(name, value),
+        Err(_) => fields.remove(name),
+    }
 }
 
 /// The address of the client: the peer, or, as long as the word comes from trusted proxies, the one that they name.
@@ -228,15 +270,15 @@ fn set(headers: &mut HeaderMap, name: &HeaderName, value: String) {
 /// address (`unknown`, a made-up name) ends the search at the proxy that wrote it. `X-Forwarded-For` is read where
 /// there is one, else `Forwarded`. To be read before [`forward`] adds the peer.
 #[must_use]
-pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &TrustedProxies) -> IpAddr {
+pub fn client_address(fields: &Fields, peer: IpAddr, trusted: &TrustedProxies) -> IpAddr {
     let peer = peer.to_canonical();
     if !trusted.trusts(peer) {
         return peer;
     }
-    if let Some(list) = joined(headers, &X_FORWARDED_FOR) {
+    if let Some(list) = joined(fields, name::X_FORWARDED_FOR) {
         return walk(list.split(',').rev().map(str::trim), peer, trusted);
     }
-    let Some(elements) = elements(headers) else {
+    let Some(elements) = elements(fields) else {
         return peer;
     };
     let nodes: Vec<&str> = nodes_of(&elements).collect();

@@ -4,16 +4,21 @@ use super::*;
 
 type Lines<'a> = &'a [(&'static str, &'a str)];
 
-fn map(lines: &[(&'static str, &str)]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+fn map(lines: &[(&'static str, &str)]) -> Fields {
+    let mut headers = Fields::new();
     for (name, value) in lines {
-        headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        headers.append(*name, HeaderValue::from_str(value).unwrap());
     }
     headers
 }
 
-fn lines(headers: &HeaderMap) -> Vec<(String, String)> {
+fn text<'a>(headers: &'a Fields, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| std::str::from_utf8(value).unwrap())
+}
+
+fn lines(headers: &Fields) -> Vec<(String, String)> {
     let mut lines: Vec<_> = headers
+        .to_map()
         .iter()
         .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
         .collect();
@@ -107,7 +112,7 @@ fn connection_cannot_take_off_what_a_message_needs() {
     let nominated = names.join(", ");
     for strip in [strip_request, strip_response] {
         let mut headers = map(&essential);
-        headers.insert(CONNECTION, HeaderValue::from_str(&nominated).unwrap());
+        headers.insert("connection", HeaderValue::from_str(&nominated).unwrap());
         strip(&mut headers);
         assert_eq!(lines(&headers), lines(&map(&essential)));
     }
@@ -139,7 +144,7 @@ fn an_upgrade_is_put_back_on_as_it_was_asked_for() {
         ("te", "trailers"),
         ("upgrade", "websocket"),
     ]);
-    let protocol = headers.get(UPGRADE).cloned().unwrap();
+    let protocol = headers.value("upgrade").unwrap();
     strip_request(&mut headers);
     set_upgrade(&mut headers, protocol);
     assert_eq!(
@@ -157,8 +162,8 @@ fn via_grows_by_one_hop_that_names_the_version_received() {
     ] {
         let mut headers = map(&[("via", "1.1 front")]);
         add_via(&mut headers, version);
-        let hops: Vec<_> = headers.get_all(VIA).iter().map(|hop| hop.to_str().unwrap()).collect();
-        assert_eq!(hops, ["1.1 front", hop]);
+        let hops: Vec<_> = headers.all("via").collect();
+        assert_eq!(hops, [b"1.1 front", hop.as_bytes()]);
     }
 }
 
@@ -221,7 +226,7 @@ fn what_is_claimed_in_a_spelling_with_underscores_passes_from_nobody() {
         ];
         assert_eq!(lines(&headers), lines(&map(&[&others[..], &set].concat())));
     }
-    let mut trailers = map(&claims);
+    let mut trailers = map(&claims).to_map();
     strip_request_trailers(&mut trailers);
     assert!(trailers.is_empty(), "{trailers:?}");
 }
@@ -239,7 +244,7 @@ fn a_request_without_a_host_claims_none() {
         &trusted(),
     );
     assert_eq!(headers.get("x-forwarded-host"), None);
-    assert_eq!(headers["forwarded"], "for=192.0.2.7;proto=https");
+    assert_eq!(text(&headers, "forwarded"), Some("for=192.0.2.7;proto=https"));
 }
 
 #[test]
@@ -312,7 +317,7 @@ fn a_trusted_proxy_gets_its_address_appended() {
 
 #[test]
 fn an_ipv6_peer_and_an_odd_host_are_quoted() {
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::new();
     let host = HeaderValue::from_static("a\"b\\c");
     forward(
         &mut headers,
@@ -324,10 +329,10 @@ fn an_ipv6_peer_and_an_odd_host_are_quoted() {
         &trusted(),
     );
     assert_eq!(
-        headers["forwarded"],
-        "for=\"[2001:db8::2]\";host=\"a\\\"b\\\\c\";proto=https"
+        text(&headers, "forwarded"),
+        Some("for=\"[2001:db8::2]\";host=\"a\\\"b\\\\c\";proto=https")
     );
-    assert_eq!(headers["x-forwarded-for"], "2001:db8::2");
+    assert_eq!(text(&headers, "x-forwarded-for"), Some("2001:db8::2"));
 }
 
 #[test]
@@ -402,7 +407,7 @@ fn a_sane_request_id_is_kept_and_any_other_replaced_by_a_uuid_v7() {
     }
     let twice = map(&[("x-request-id", "a"), ("x-request-id", "a")]);
     assert_ne!(request_id(&twice, 0), "a");
-    assert_ne!(request_id(&HeaderMap::new(), 0), request_id(&HeaderMap::new(), 0));
+    assert_ne!(request_id(&Fields::new(), 0), request_id(&Fields::new(), 0));
 }
 
 proptest::proptest! {
@@ -419,17 +424,17 @@ proptest::proptest! {
         let mut sent = given.clone();
         forward(&mut sent, &Hop { peer, secure: true, host: Some(&host) }, &trusted());
         let address = peer.to_string();
-        proptest::prop_assert!(sent["x-forwarded-for"].to_str().unwrap().ends_with(&address));
+        proptest::prop_assert!(text(&sent, "x-forwarded-for").unwrap().ends_with(&address));
         let element = ["for=", &address].concat();
-        proptest::prop_assert!(sent["forwarded"].to_str().unwrap().contains(&element));
+        proptest::prop_assert!(text(&sent, "forwarded").unwrap().contains(&element));
         if known {
             // What was believed before is what the next hop would believe.
-            let mut again = HeaderMap::new();
-            again.insert("x-forwarded-for", sent["x-forwarded-for"].clone());
+            let mut again = Fields::new();
+            again.insert("x-forwarded-for", sent.value("x-forwarded-for").unwrap());
             proptest::prop_assert_eq!(client_address(&again, peer, &trusted()), client_address(&given, peer, &trusted()));
         } else {
             proptest::prop_assert_eq!(client_address(&given, peer, &trusted()), peer);
-            proptest::prop_assert_eq!(&sent["x-forwarded-for"], address.as_str());
+            proptest::prop_assert_eq!(text(&sent, "x-forwarded-for"), Some(address.as_str()));
         }
     }
 
@@ -437,9 +442,9 @@ proptest::proptest! {
     fn no_connection_field_can_make_stripping_fail(options in "[ -~]{0,80}") {
         let mut headers = map(&[("connection", &options), ("host", "shop"), ("cookie", "a=b"), ("te", &options)]);
         strip_request(&mut headers);
-        proptest::prop_assert_eq!(&headers["host"], "shop");
-        proptest::prop_assert_eq!(&headers["cookie"], "a=b");
+        proptest::prop_assert_eq!(text(&headers, "host"), Some("shop"));
+        proptest::prop_assert_eq!(text(&headers, "cookie"), Some("a=b"));
         strip_response(&mut headers);
-        proptest::prop_assert_eq!(headers.get(CONNECTION), None);
+        proptest::prop_assert!(!headers.contains("connection"));
     }
 }

@@ -15,37 +15,15 @@ use super::opening::{self, Opening, PREFACE, Reopened};
 use super::place::Place;
 use super::proxy_protocol::{self, HeaderError};
 use super::refusal::encode;
-use super::{ClientAddr, Edge, EdgeRefusal, EdgeService, Secure, Unnamed, connection, http2, linger};
+use super::{Edge, EdgeRefusal, EdgeService, connection, http2, linger};
 use crate::tls;
+use crate::wire::message::Peer;
 
 /// How long a connection that is one too many may take to say whose it is, and to shake hands, before it is let go without a word.
 const OVERLOAD_HANDSHAKE: Duration = Duration::from_secs(2);
 
 /// How long a connection that is one too many may take to send something, before it is answered all the same.
 const FIRST_BYTES: Duration = Duration::from_secs(1);
-
-/// Who is at the other end of a connection, and by which way.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer {
-    pub(super) addr: SocketAddr,
-    /// A client of which the balancer did not tell who it is.
-    pub(super) unnamed: bool,
-    /// Over TLS, to us or to the balancer that speaks for it.
-    pub(super) secure: bool,
-}
-
-impl Peer {
-    /// Says so on a request.
-    pub(super) fn introduce(self, extensions: &mut http::Extensions) {
-        extensions.insert(ClientAddr(self.addr));
-        if self.secure {
-            extensions.insert(Secure);
-        }
-        if self.unnamed {
-            extensions.insert(Unnamed);
-        }
-    }
-}
 
 /// Serves a connection that has a place.
 pub(super) async fn serve<S: EdgeService>(
@@ -81,11 +59,7 @@ async fn introduced(io: &mut TcpStream, addr: SocketAddr, edge: &Edge, limit: Du
         .as_ref()
         .filter(|protocol| protocol.is_spoken_by(addr.ip()));
     let Some(protocol) = spoken else {
-        return Some(Peer {
-            addr,
-            unnamed: false,
-            secure: false,
-        });
+        return Some(Peer::at(addr));
     };
     match proxy_protocol::receive(io, limit).await {
         Ok(told) => Some(Peer {

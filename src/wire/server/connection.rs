@@ -7,20 +7,19 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::BytesMut;
-use http::{Response, StatusCode};
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-use super::begin::Peer;
 use super::intake::{Intake, Next, Raw, Shared, lock};
 use super::place::{Doing, Place};
 use super::refusal::encode;
 use super::reply::{Asked, Reply, Written};
-use super::{Edge, EdgeRefusal, EdgeService, linger};
+use super::{Came, Edge, EdgeRefusal, EdgeService, linger};
 use crate::lifecycle::{Drain, Stage};
-use crate::wire::h1::RequestHead;
+use crate::wire::h1;
+use crate::wire::message::{Peer, Request, Response};
 use crate::wire::timer::Timer;
 use crate::wire::upgrade::{self, Upgraded};
 
@@ -48,10 +47,10 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: EdgeService,
 {
-    let intake = Arc::new(Mutex::new(Intake::new(io, first, edge.clone())));
+    let intake = Arc::new(Mutex::new(Intake::new(io, first, peer, edge.clone())));
     let mut watch = Watch::new(&edge.drain);
     let ended = {
-        let mut served = pin!(serve(&intake, peer, &service, &edge));
+        let mut served = pin!(serve(&intake, &service, &edge));
         poll_fn(|cx| match watch.poll_forced(cx) {
             Poll::Ready(()) => Poll::Ready(None),
             Poll::Pending => served.as_mut().poll(cx).map(Some),
@@ -67,7 +66,7 @@ where
     drop(place);
 }
 
-async fn serve<IO, S>(intake: &Shared<IO>, peer: Peer, service: &S, edge: &Edge) -> Ending
+async fn serve<IO, S>(intake: &Shared<IO>, service: &S, edge: &Edge) -> Ending
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: EdgeService,
@@ -82,26 +81,26 @@ where
         };
         let _request = Doing::request(&edge.stats);
         poll_fn(|cx| lock(intake).poll_small_body(cx)).await;
-        let RequestHead {
-            request,
+        let h1::Asked {
+            head,
             persistent,
             expects_continue: _,
             takes_trailers,
         } = *head;
         let asked = Asked {
-            method: request.method().clone(),
-            version: request.version(),
+            method: head.method.clone(),
+            version: head.version,
             takes_trailers,
         };
-        let mut request = request.map(|()| Intake::body(intake).map_or_else(Body::empty, Body::new));
-        peer.introduce(request.extensions_mut());
-        if let Some(informer) = Intake::informer(intake, asked.version) {
-            request.extensions_mut().insert(informer);
-        }
-        let Some(response) = answer(intake, service.call(request), edge).await else {
+        let body = Intake::body(intake);
+        let came = Came {
+            informer: Intake::informer(intake, asked.version),
+            under_way: None,
+        };
+        let Some(response) = answer(intake, service.call(Request { head, body }, came), edge).await else {
             return Ending::Gone;
         };
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        if response.head.status == StatusCode::SWITCHING_PROTOCOLS {
             return switch(intake, response, &asked, edge).await;
         }
         let close = poll_fn(|cx| Poll::Ready(must_close(&mut lock(intake), cx, persistent, edge))).await;
@@ -133,10 +132,10 @@ fn must_close<IO: AsyncRead + AsyncWrite + Unpin>(
 
 /// The service's answer, or the refusal where the body has turned out to be broken before there was one; `None` when
 /// the client is gone.
-async fn answer<IO, F, E>(intake: &Shared<IO>, answer: F, edge: &Edge) -> Option<Response<Body>>
+async fn answer<IO, F>(intake: &Shared<IO>, answer: F, edge: &Edge) -> Option<Response>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
-    F: Future<Output = Result<Response<Body>, E>>,
+    F: Future<Output = Response>,
 {
     let mut answer = pin!(answer);
     poll_fn(|cx| {
@@ -145,12 +144,10 @@ where
         intake.register(cx);
         if let Some(refusal) = intake.broken() {
             // What the service makes of a broken body is not what broke it.
-            return Poll::Ready(Some((edge.render)(refusal).map(Body::from)));
+            return Poll::Ready(Some(refusal.response(edge)));
         }
-        match answered {
-            Poll::Ready(Ok(response)) => return Poll::Ready(Some(response)),
-            Poll::Ready(Err(_)) => return Poll::Ready(None),
-            Poll::Pending => {}
+        if let Poll::Ready(response) = answered {
+            return Poll::Ready(Some(response));
         }
         if intake.poll_gone(cx).is_ready() || matches!(intake.poll_interim(cx), Poll::Ready(Err(_))) {
             return Poll::Ready(None);
@@ -191,11 +188,11 @@ where
 }
 
 /// Sends a 101; what follows is no HTTP.
-async fn switch<IO>(intake: &Shared<IO>, mut response: Response<Body>, asked: &Asked, edge: &Edge) -> Ending
+async fn switch<IO>(intake: &Shared<IO>, mut response: Response, asked: &Asked, edge: &Edge) -> Ending
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let upgraded = upgrade::take(&mut response);
+    let upgraded = response.head.upgraded.take();
     let mut reply = Reply::new(response, asked, false, &*edge.clock);
     match (write(intake, &mut reply).await, upgraded) {
         (Ok(Written::Whole), Some(upgraded)) => Ending::Switched(upgraded),

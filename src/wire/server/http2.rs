@@ -16,6 +16,7 @@
 
 mod streams;
 
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use axum::body::Body;
+use http::Version;
 use http::header::{CONNECTION, UPGRADE};
-use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
@@ -32,12 +33,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::begin::Peer;
 use super::lent::Lent;
 use super::linger::{self, LINGER_TIME};
 use super::place::Place;
-use super::{Edge, EdgeRefusal, EdgeService};
+use super::{Came, Edge, EdgeRefusal, EdgeService};
 use crate::lifecycle::Stage;
+use crate::wire::message::{Peer, Request, Response};
 use crate::wire::strict::{MAX_FIELDS, admit_http2};
 use crate::wire::timer::Timer;
 pub use streams::UnderWay;
@@ -73,7 +74,7 @@ where
         let edge = edge.clone();
         service_fn(move |request| {
             let stream = streams.open(&edge);
-            let answer = admit(request, peer, &stream, &edge).map(|request| service.call(request));
+            let answer = admit(request, peer, &stream, &edge).map(|(request, came)| service.call(request, came));
             respond(answer, stream, edge.clone())
         })
     };
@@ -124,11 +125,11 @@ fn builder(edge: &Edge, spawner: Spawner) -> Builder<Spawner> {
 
 /// The request as the service is to see it.
 fn admit(
-    request: Request<Incoming>,
+    request: http::Request<Incoming>,
     peer: Peer,
     stream: &Arc<Stream>,
     edge: &Edge,
-) -> Result<Request<Body>, EdgeRefusal> {
+) -> Result<(Request, Came), EdgeRefusal> {
     let (mut head, body) = request.into_parts();
     if let Err(flaw) = admit_http2(&mut head, edge.options.max_header_size) {
         let refusal = EdgeRefusal::from(flaw);
@@ -139,22 +140,23 @@ fn admit(
         EdgeRefusal::Overloaded.count(&edge.stats);
         return Err(EdgeRefusal::Overloaded);
     };
-    head.extensions.insert(under_way);
-    peer.introduce(&mut head.extensions);
-    Ok(Request::from_parts(
-        head,
-        Body::new(StreamUpload::new(body, Arc::clone(stream))),
-    ))
+    let came = Came {
+        informer: None,
+        under_way: Some(under_way),
+    };
+    let body = Body::new(StreamUpload::new(body, Arc::clone(stream)));
+    let request = http::Request::from_parts(head, body);
+    Ok((Request::from_http(request, peer), came))
 }
 
 /// The service's answer, or the refusal where there is none or the body broke before there was one.
-async fn respond<F, E>(
+async fn respond<F>(
     answer: Result<F, EdgeRefusal>,
     stream: Arc<Stream>,
     edge: Arc<Edge>,
-) -> Result<Response<StreamBody>, E>
+) -> Result<http::Response<StreamBody>, Infallible>
 where
-    F: Future<Output = Result<Response<Body>, E>>,
+    F: Future<Output = Response>,
 {
     let answered = match answer {
         Ok(answer) => {
@@ -168,10 +170,8 @@ where
         }
         Err(refusal) => Err(refusal),
     };
-    let mut response = match answered {
-        Ok(response) => response?,
-        Err(refusal) => (edge.render)(refusal).map(Body::from),
-    };
+    let answered = answered.unwrap_or_else(|refusal| refusal.response(&edge));
+    let mut response = answered.into_http();
     *response.version_mut() = Version::HTTP_2;
     // A 426 has these; HTTP/2 has no such fields (RFC 9113 §8.2.2).
     response.headers_mut().remove(CONNECTION);

@@ -10,14 +10,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{Response, Version};
+use http::Version;
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::{CLOSING_GRACE, Edge, EdgeRefusal, Informer};
-use crate::wire::h1::{Chunk, Decoder, RequestHead, read_request, write_fields, write_status_line};
+use crate::wire::h1::{Asked, Chunk, Decoder, read_request, write_status_line};
+use crate::wire::message::{Peer, ResponseHead};
 use crate::wire::reading::Reading;
 use crate::wire::strict::{Checker, Position};
 use crate::wire::timer::Timer;
@@ -33,6 +35,7 @@ const SMALL_BODY_WAIT: Duration = Duration::from_secs(1);
 /// See the [module](self).
 pub(super) struct Intake<IO> {
     pub(super) io: IO,
+    peer: Peer,
     edge: Arc<Edge>,
     reading: Reading,
     checker: Checker,
@@ -75,7 +78,7 @@ pub(super) struct Intake<IO> {
 /// What came of waiting for a request.
 pub(super) enum Next {
     /// Its head; the body is asked for as it is wanted.
-    Request(Box<RequestHead>),
+    Request(Box<Asked>),
     /// There is none, and here is why.
     Refused(EdgeRefusal),
     /// The client was silent for too long, or the shutdown closes idle connections.
@@ -103,9 +106,10 @@ impl<IO> Intake<IO> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
     /// `first`: what was read already.
-    pub(super) fn new(io: IO, first: BytesMut, edge: Arc<Edge>) -> Self {
+    pub(super) fn new(io: IO, first: BytesMut, peer: Peer, edge: Arc<Edge>) -> Self {
         Self {
             io,
+            peer,
             reading: Reading::default(),
             checker: Checker::new(edge.options.max_header_size),
             edge,
@@ -164,13 +168,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
         }
     }
 
-    fn judge_head(&mut self) -> Result<Option<Box<RequestHead>>, EdgeRefusal> {
+    fn judge_head(&mut self) -> Result<Option<Box<Asked>>, EdgeRefusal> {
         let advance = self.checker.advance(&self.held)?;
         let Some(end) = advance.head else { return Ok(None) };
         self.waiting = None;
         let head = self.held.split_to(end.length).freeze();
         self.judged = self.held.split_to(advance.release - end.length);
-        let head = read_request(head).ok_or(EdgeRefusal::BadRequest("an unreadable request head"))?;
+        let head = read_request(&head, self.peer).ok_or(EdgeRefusal::BadRequest("an unreadable request head"))?;
         self.chunks = end.chunked.then(Decoder::default);
         self.small_since = None;
         self.continue_due = head.expects_continue && self.judged.is_empty() && !advance.ended;
@@ -207,18 +211,26 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
         })
     }
 
-    /// The body of the request in hand, if it has one.
-    pub(super) fn body(shared: &Shared<IO>) -> Option<RequestBody<IO>> {
+    /// The body of the request in hand: what is here already is handed on as it is.
+    pub(super) fn body(shared: &Shared<IO>) -> Body
+    where
+        IO: Send + 'static,
+    {
         let mut intake = lock(shared);
-        if intake.is_received() && intake.judged.is_empty() {
-            return None;
+        if intake.is_received() && (intake.chunks.is_none() || intake.judged.is_empty()) {
+            let judged = std::mem::take(&mut intake.judged).freeze();
+            return if judged.is_empty() {
+                Body::empty()
+            } else {
+                Body::from(judged)
+            };
         }
         intake.body_is_held = true;
         let length = match &intake.chunks {
             None => Some(intake.checker.sized_rest() + intake.judged.len() as u64),
             Some(_) => None,
         };
-        Some(RequestBody {
+        Body::new(RequestBody {
             turn: intake.turn,
             intake: Arc::clone(shared),
             left: length,
@@ -485,20 +497,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
 
 /// Where informational responses go.
 pub(super) trait Inform: Send + Sync {
-    fn inform(&self, turn: u64, response: &Response<()>);
+    fn inform(&self, turn: u64, response: &ResponseHead);
     /// Whether all of that request is here.
     fn is_received(&self, turn: u64) -> bool;
 }
 
 impl<IO: Send> Inform for Mutex<Intake<IO>> {
-    fn inform(&self, turn: u64, response: &Response<()>) {
+    fn inform(&self, turn: u64, response: &ResponseHead) {
         let mut intake = lock(self);
         if intake.turn != turn || intake.answered || intake.interim.len() > MAX_INTERIM {
             return;
         }
-        let (fields, extensions) = (response.headers(), response.extensions());
-        write_status_line(&mut intake.interim, response.status(), extensions.get());
-        write_fields(&mut intake.interim, fields, extensions.get());
+        write_status_line(&mut intake.interim, response.status, response.reason.as_deref());
+        response.fields.write(&mut intake.interim);
         intake.interim.extend_from_slice(b"\r\n");
         intake.wake();
     }

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use axum::body::Body;
 use bytes::Bytes;
 use http::{Response, header};
 
-use super::EdgeStats;
+use super::{Edge, EdgeStats};
 use crate::session::clock::Timestamp;
-use crate::wire::h1::{imf_fixdate, write_title_case};
+use crate::wire::fields::write_title_case;
+use crate::wire::h1::imf_fixdate;
 use crate::wire::strict::Flaw;
 
 /// Why the edge refuses a request, or a connection.
@@ -52,6 +54,11 @@ impl fmt::Display for EdgeRefusal {
 impl std::error::Error for EdgeRefusal {}
 
 impl EdgeRefusal {
+    /// In the words of the service.
+    pub(super) fn response(self, edge: &Edge) -> crate::wire::message::Response {
+        (edge.render)(self).map(Body::from).into()
+    }
+
     pub(super) fn count(self, stats: &EdgeStats) {
         let counter = match self {
             Self::BadRequest(_) => &stats.bad_request,

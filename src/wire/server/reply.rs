@@ -7,17 +7,16 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderValue, TRANSFER_ENCODING};
-use http::response::Parts;
-use http::{HeaderMap, Method, Response, StatusCode, Version};
+use http::header::HeaderValue;
+use http::{HeaderMap, Method, StatusCode, Version};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::intake::{Intake, lock};
 use crate::session::clock::Clock;
-use crate::wire::h1::{
-    LAST_CHUNK, Reason, Spelling, imf_fixdate, write_chunk_size, write_fields, write_status_line, write_trailers,
-};
+use crate::wire::fields::name;
+use crate::wire::h1::{LAST_CHUNK, imf_fixdate, write_chunk_size, write_status_line, write_trailers};
+use crate::wire::message::{Response, ResponseHead};
 
 /// Up to how much is put together for one write.
 const TOGETHER: usize = 16 * 1024;
@@ -73,21 +72,22 @@ pub(super) enum Written {
 impl Reply {
     /// The response to `asked`. `close`: the connection ends with it, as it does where the body has no other end, of which
     /// [`Self::closes`] tells.
-    pub(super) fn new(response: Response<Body>, asked: &Asked, mut close: bool, clock: &dyn Clock) -> Self {
-        let (mut head, body) = response.into_parts();
+    pub(super) fn new(response: Response, asked: &Asked, mut close: bool, clock: &dyn Clock) -> Self {
+        let Response { mut head, body } = response;
         let framing = framing(&mut head, &body, asked);
         close |= framing == Framing::UntilClose;
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
             if close {
-                head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                head.fields.insert(name::CONNECTION, HeaderValue::from_static("close"));
             } else if asked.version == Version::HTTP_10 {
-                head.headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
+                head.fields
+                    .insert(name::CONNECTION, HeaderValue::from_static("keep-alive"));
             }
         }
         let mut out = BytesMut::with_capacity(1024);
-        write_status_line(&mut out, head.status, head.extensions.get::<Reason>());
-        write_fields(&mut out, &head.headers, head.extensions.get::<Spelling>());
-        if !head.headers.contains_key(DATE) {
+        write_status_line(&mut out, head.status, head.reason.as_deref());
+        head.fields.write(&mut out);
+        if !head.fields.contains(name::DATE) {
             out.extend_from_slice(b"Date: ");
             out.extend_from_slice(imf_fixdate(clock.now()).as_bytes());
             out.extend_from_slice(b"\r\n");
@@ -272,33 +272,33 @@ impl Reply {
 const LAST_CHUNK_BEHIND: &[u8] = b"\r\n0\r\n\r\n";
 
 /// How the end of the body is told (RFC 9112 §6.3).
-fn framing(head: &mut Parts, body: &Body, asked: &Asked) -> Framing {
-    head.headers.remove(TRANSFER_ENCODING);
+fn framing(head: &mut ResponseHead, body: &Body, asked: &Asked) -> Framing {
+    let fields = &mut head.fields;
+    fields.remove(name::TRANSFER_ENCODING);
     let status = head.status;
     if status.is_informational() || status == StatusCode::NO_CONTENT {
-        head.headers.remove(CONTENT_LENGTH);
+        fields.remove(name::CONTENT_LENGTH);
         return Framing::None;
     }
     if asked.method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
         // What they tell is the length of another response (RFC 9110 §8.6).
         let size = body.size_hint().exact().filter(|&size| size > 0);
-        if let Some(size) = size.filter(|_| !head.headers.contains_key(CONTENT_LENGTH)) {
-            head.headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
+        if let Some(size) = size.filter(|_| !fields.contains(name::CONTENT_LENGTH)) {
+            fields.insert(name::CONTENT_LENGTH, HeaderValue::from(size));
         }
         return Framing::None;
     }
-    let told = head.headers.get(CONTENT_LENGTH);
-    if let Some(told) = told.and_then(|told| told.to_str().ok()?.parse().ok()) {
+    let told = fields.get(name::CONTENT_LENGTH);
+    if let Some(told) = told.and_then(|told| std::str::from_utf8(told).ok()?.parse().ok()) {
         return Framing::Sized(told);
     }
-    head.headers.remove(CONTENT_LENGTH);
+    fields.remove(name::CONTENT_LENGTH);
     if let Some(size) = body.size_hint().exact() {
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
+        fields.insert(name::CONTENT_LENGTH, HeaderValue::from(size));
         return Framing::Sized(size);
     }
     if asked.version == Version::HTTP_11 {
-        head.headers
-            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        fields.insert(name::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         Framing::Chunked
     } else {
         Framing::UntilClose

@@ -1,13 +1,13 @@
 mod http2;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Mutex;
 
+use axum::body::Body;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
-use hyper::service::service_fn;
-use hyper_util::service::TowerToHyperService;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -48,22 +48,19 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-async fn answer(request: Request<Body>, seen: Arc<Seen>) -> Response<Body> {
-    let path = request.uri().path().to_owned();
-    assert!(request.extensions().get::<ClientAddr>().is_some());
-    seen.begun
-        .lock()
-        .unwrap()
-        .push(format!("{} {}", request.method(), request.uri()));
+async fn answer(request: Request, seen: Arc<Seen>) -> Response {
+    let Request { head, body } = request;
+    let path = head.uri.path().to_owned();
+    seen.begun.lock().unwrap().push(format!("{} {}", head.method, head.uri));
     let mut guard = Unanswered(&seen, false);
     let response = match path.as_str() {
-        "/refuse" => Response::builder()
+        "/refuse" => http::Response::builder()
             .status(StatusCode::UNAUTHORIZED)
             .body(Body::from("no"))
             .unwrap(),
         "/hold" => {
             seen.release.notified().await;
-            Response::new(Body::from("held"))
+            http::Response::new(Body::from("held"))
         }
         "/stream" => {
             let pieces = futures_util::stream::unfold((seen.clone(), 0), |(seen, turn)| async move {
@@ -77,7 +74,7 @@ async fn answer(request: Request<Body>, seen: Arc<Seen>) -> Response<Body> {
                     )
                 })
             });
-            Response::new(Body::from_stream(pieces))
+            http::Response::new(Body::from_stream(pieces))
         }
         // Something all the time, and for longer than a silent stream is kept.
         "/ticks" => {
@@ -85,29 +82,29 @@ async fn answer(request: Request<Body>, seen: Arc<Seen>) -> Response<Body> {
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 (turn < 6).then(|| (Ok::<_, Infallible>(Bytes::from("tick")), turn + 1))
             });
-            Response::new(Body::from_stream(pieces))
+            http::Response::new(Body::from_stream(pieces))
         }
-        "/big" => Response::new(Body::from(vec![b'x'; BIG])),
+        "/big" => http::Response::new(Body::from(vec![b'x'; BIG])),
         // Answers first and reads later.
         "/early" => {
-            let (seen, body) = (seen.clone(), request.into_body());
+            let seen = seen.clone();
             tokio::spawn(async move {
                 seen.release.notified().await;
                 let read = body.collect().await.map(http_body_util::Collected::to_bytes);
                 *seen.read_late.lock().unwrap() = Some(read.map_err(|error| error.to_string()));
             });
-            Response::new(Body::from("early"))
+            http::Response::new(Body::from("early"))
         }
         // Reads first and keeps what it has read to its end.
         "/keep" => {
-            let mut body = request.into_body();
+            let mut body = body;
             while body.frame().await.is_some() {}
             let seen = seen.clone();
             tokio::spawn(async move {
                 seen.release.notified().await;
                 drop(body);
             });
-            Response::new(Body::from("kept"))
+            http::Response::new(Body::from("kept"))
         }
         "/upgrade" => {
             let (ours, mut theirs) = tokio::io::duplex(1024);
@@ -117,19 +114,20 @@ async fn answer(request: Request<Body>, seen: Arc<Seen>) -> Response<Body> {
                     theirs.write_all(&piece[..read].to_ascii_uppercase()).await.unwrap();
                 }
             });
-            let response = Response::builder()
+            let response = http::Response::builder()
                 .status(101)
                 .header("connection", "upgrade")
                 .header("upgrade", "raw");
-            let mut response = response.body(Body::empty()).unwrap();
-            Upgraded::new(ours).ride(&mut response);
-            response
+            let mut response = Response::from(response.body(Body::empty()).unwrap());
+            response.head.upgraded = Some(Upgraded::new(ours));
+            guard.1 = true;
+            return response;
         }
-        _ => match request.into_body().collect().await {
-            Ok(body) => Response::new(Body::from(body.to_bytes())),
+        _ => match body.collect().await {
+            Ok(body) => http::Response::new(Body::from(body.to_bytes())),
             Err(error) => {
                 seen.broken_bodies.fetch_add(1, Ordering::SeqCst);
-                Response::builder()
+                http::Response::builder()
                     .status(502)
                     .body(Body::from(error.to_string()))
                     .unwrap()
@@ -137,7 +135,7 @@ async fn answer(request: Request<Body>, seen: Arc<Seen>) -> Response<Body> {
         },
     };
     guard.1 = true;
-    response
+    response.into()
 }
 
 struct Bench {
@@ -159,7 +157,7 @@ fn options() -> ServerOptions {
     }
 }
 
-fn render(refusal: EdgeRefusal) -> Response<Bytes> {
+fn render(refusal: EdgeRefusal) -> http::Response<Bytes> {
     let status = match refusal {
         EdgeRefusal::BadRequest(_) => 400,
         EdgeRefusal::HeaderTooLarge => 431,
@@ -167,7 +165,7 @@ fn render(refusal: EdgeRefusal) -> Response<Bytes> {
         EdgeRefusal::Overloaded => 503,
     };
     let body = format!("edge: {refusal}");
-    Response::builder()
+    http::Response::builder()
         .status(status)
         .header("content-type", "text/plain")
         .body(body.into())
@@ -194,10 +192,7 @@ async fn bench_with_delay(options: ServerOptions, delay: Duration) -> Bench {
     };
     let service = {
         let seen = seen.clone();
-        service_fn(move |request| {
-            let seen = seen.clone();
-            async move { Ok::<_, Infallible>(answer(request, seen).await) }
-        })
+        move |request, _came| answer(request, Arc::clone(&seen))
     };
     tokio::spawn(serve(listener, edge, service));
     let (drain, trigger) = (shutdown.drain(), shutdown.trigger());
@@ -281,25 +276,6 @@ fn post(path: &str, body: &str) -> String {
         "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
-}
-
-#[tokio::test]
-async fn an_axum_router_is_served() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let router = axum::Router::new().route("/", axum::routing::get(|| async { "routed" }));
-    let edge = Edge {
-        options: options(),
-        tls: None,
-        proxy_protocol: None,
-        render: Arc::new(render),
-        drain: Drain::new(),
-        clock: Arc::new(SystemClock),
-        stats: Arc::default(),
-    };
-    tokio::spawn(serve(listener, edge, TowerToHyperService::new(router)));
-    client.write_all(get("/").as_bytes()).await.unwrap();
-    assert!(response(&mut client).await.ends_with("\r\n\r\nrouted"));
 }
 
 #[tokio::test]

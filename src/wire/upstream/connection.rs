@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{Method, Response, StatusCode};
+use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -14,6 +14,7 @@ use super::error::UpstreamError;
 use super::outgoing::Outgoing;
 use super::stream::Stream;
 use crate::wire::h1::{HeadScan, Length, read_response};
+use crate::wire::message::ResponseHead;
 use crate::wire::reading::Reading;
 use crate::wire::timer::Timer;
 
@@ -41,7 +42,7 @@ pub(super) struct Connection {
 
 /// A response without its body.
 pub(super) struct Head {
-    pub(super) response: Response<()>,
+    pub(super) response: ResponseHead,
     pub(super) length: Length,
 }
 
@@ -94,14 +95,14 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_>,
         method: &Method,
-        inform: &mut impl FnMut(Response<()>),
+        inform: &mut impl FnMut(ResponseHead),
     ) -> Poll<Result<Head, Failure>> {
         loop {
             while let Some(length) = self.scan.advance(&mut self.unread) {
                 self.scan = HeadScan::default();
                 let head = self.unread.split_to(length).freeze();
                 let mut response = read_response(&head).map_err(|error| Failure::Unreadable(error.to_string()))?;
-                let status = response.status();
+                let status = response.status;
                 if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
                     self.informed += length;
                     if self.informed > MAX_HEAD {

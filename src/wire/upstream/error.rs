@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-/// Why [`super::Upstream::send`] has no response to give. The texts are for operators: they name addresses and causes,
+/// Why [`super::Upstream::forward`] has no response to give. The texts are for operators: they name addresses and causes,
 /// never anything of the request or the response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamError {

@@ -26,17 +26,17 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
 use super::body::UpstreamBody;
 use super::pool::{Place, Pool};
 use super::{UpstreamError, UpstreamOptions, after};
 use crate::tls::{HTTP1, HTTP2};
+use crate::wire::message::{self, Request, ResponseHead};
 use crate::wire::timer::Timer;
 use body::Held;
 use failure::{Failure, Fate};
@@ -79,9 +79,9 @@ pub(super) struct Http2 {
 
 /// What became of a request.
 pub(super) enum Sent {
-    Answered(Response<UpstreamBody>),
+    Answered(message::Response<UpstreamBody>),
     /// The backend chose HTTP/1.1. Nothing was done with it.
-    Http1(Request<Body>, Place),
+    Http1(Request, Place),
 }
 
 /// The same options for the requests that go over HTTP/1.1 all the same: nothing else is offered for them.
@@ -109,14 +109,14 @@ impl Http2 {
         self.links.idle_count()
     }
 
-    /// Sends `request`, as [`Upstream::send_informed`](super::Upstream::send_informed) does.
+    /// Sends `request`, as [`Upstream::forward`](super::Upstream::forward) does.
     pub(super) async fn send(
         &self,
         pool: &Arc<Pool>,
-        request: Request<Body>,
+        request: Request,
         place: Place,
         timeout: Duration,
-        inform: &mut impl FnMut(Response<()>),
+        inform: &mut impl FnMut(ResponseHead),
     ) -> Result<Sent, UpstreamError> {
         let mut slot = match self.links.acquire(pool).await? {
             Found::Stream(slot) => slot,
@@ -174,7 +174,7 @@ async fn exchange(
     head: &Head,
     upload: &mut Upload,
     timeout: Duration,
-    inform: &mut impl FnMut(Response<()>),
+    inform: &mut impl FnMut(ResponseHead),
 ) -> Result<Answer, Broken> {
     let (link, status) = (&slot.link, &slot.link.status);
     let (mut answer, mut sending) = link
@@ -219,7 +219,7 @@ fn poll_head(
     answer: &mut ResponseFuture,
     cx: &mut Context<'_>,
     informed: &mut usize,
-    inform: &mut impl FnMut(Response<()>),
+    inform: &mut impl FnMut(ResponseHead),
 ) -> Poll<Result<Option<Response<RecvStream>>, h2::Error>> {
     while let Poll::Ready(Some(interim)) = answer.poll_informational(cx) {
         let interim = interim?;
@@ -232,7 +232,7 @@ fn poll_head(
         if *informed > LARGEST_HEAD as usize {
             return Poll::Ready(Ok(None));
         }
-        inform(interim);
+        inform(message::Response::from(interim).head);
     }
     Pin::new(answer).poll(cx).map_ok(Some)
 }
@@ -244,7 +244,7 @@ fn receive(
     (slot, mut place): (Slot, Place),
     mut upload: Upload,
     quiet: Duration,
-) -> Result<Response<UpstreamBody>, UpstreamError> {
+) -> Result<message::Response<UpstreamBody>, UpstreamError> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let what = "it switches protocols, which HTTP/2 cannot";
         return Err(UpstreamError::BadResponse(what.to_owned()));
@@ -265,5 +265,6 @@ fn receive(
         slot,
         place: Mutex::new(place),
     };
+    let response = message::Response::from(response);
     Ok(response.map(|receiving| UpstreamBody::of_stream(StreamBody::new(receiving, left, held, rest))))
 }

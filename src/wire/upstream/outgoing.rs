@@ -6,14 +6,15 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Request};
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Method};
 use http_body::Body as _;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
+use crate::wire::fields::name;
 use crate::wire::h1::{LAST_CHUNK, write_chunk_size, write_request, write_trailers};
-use crate::wire::headers::members;
+use crate::wire::message::Request;
 
 /// Up to how much is put together for one write.
 const TOGETHER: usize = 16 * 1024;
@@ -55,34 +56,34 @@ enum Framing {
 
 impl Outgoing {
     /// Gives the request the framing of this hop.
-    pub(super) fn new(request: Request<Body>) -> Self {
-        let (mut head, body) = request.into_parts();
-        head.headers.remove(TRANSFER_ENCODING);
-        let told = head.headers.get(CONTENT_LENGTH);
-        let told: Option<u64> = told.and_then(|told| told.to_str().ok()?.parse().ok());
+    pub(super) fn new(request: Request) -> Self {
+        let Request { mut head, body } = request;
+        let fields = &mut head.fields;
+        fields.remove(name::TRANSFER_ENCODING);
+        let told = fields.get(name::CONTENT_LENGTH);
+        let told: Option<u64> = told.and_then(|told| std::str::from_utf8(told).ok()?.parse().ok());
         let framing = match (body.size_hint().exact(), told) {
             _ if body.is_end_stream() => Framing::Sized(told.unwrap_or(0)),
             (Some(length), _) => {
                 if told != Some(length) {
-                    head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+                    fields.insert(name::CONTENT_LENGTH, HeaderValue::from(length));
                 }
                 Framing::Sized(length)
             }
             (None, Some(length)) => Framing::Sized(length),
             (None, None) => {
-                head.headers
-                    .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                fields.insert(name::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
                 Framing::Chunked
             }
         };
-        let announced = members(&head.headers, &TRAILER)
+        let announced = fields
+            .members(name::TRAILER)
             .filter_map(|name| HeaderName::from_bytes(name).ok())
             .collect();
         let mut out = BytesMut::with_capacity(2048);
-        let head = Request::from_parts(head, ());
         write_request(&mut out, &head);
         Self {
-            method: head.method().clone(),
+            method: head.method,
             out,
             large: Bytes::new(),
             behind: b"",

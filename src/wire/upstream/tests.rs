@@ -4,8 +4,9 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axum::body::Body;
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -14,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::lifecycle::Drain;
 use crate::session::clock::SystemClock;
+use crate::wire::message::{self, Peer as From};
 use crate::wire::server::{self, Edge, ServerOptions};
 
 mod deadlines;
@@ -113,6 +115,22 @@ fn options(address: SocketAddr) -> UpstreamOptions {
     }
 }
 
+/// Whole exchanges in the messages of the `http` crate.
+trait Ask {
+    async fn send(&self, request: Request<Body>, patience: Duration) -> Result<Response<UpstreamBody>, UpstreamError>;
+}
+
+impl Ask for Upstream {
+    async fn send(&self, request: Request<Body>, patience: Duration) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let response = self.forward(ours(request), patience, false, |_| {}).await?;
+        Ok(response.into_http())
+    }
+}
+
+fn ours(request: Request<Body>) -> message::Request {
+    message::Request::from_http(request, From::at(([127, 0, 0, 1], 1).into()))
+}
+
 fn upstream(address: SocketAddr) -> Upstream {
     Upstream::new(options(address))
 }
@@ -140,8 +158,8 @@ fn channel() -> (tokio::sync::mpsc::Sender<Result<Bytes, std::io::Error>>, Body)
 /// A client of the edge with the pool behind it, as in the bridge: `serve` answers.
 async fn front<F, A>(serve: F) -> Peer
 where
-    F: Fn(Request<Body>) -> A + Clone + Send + Sync + Unpin + 'static,
-    A: Future<Output = Response<Body>> + Send + 'static,
+    F: Fn(message::Request) -> A + Clone + Send + Sync + Unpin + 'static,
+    A: Future<Output = message::Response> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -165,7 +183,10 @@ where
         stats: Arc::default(),
     };
     // Each request in a task of its own: it outlives a client that hangs up.
-    let service = hyper::service::service_fn(move |request| tokio::spawn(serve(request)));
+    let service = move |request, _came| {
+        let answer = tokio::spawn(serve(request));
+        async { answer.await.unwrap() }
+    };
     tokio::spawn(server::serve(listener, edge, service));
     BufReader::new(TcpStream::connect(address).await.unwrap())
 }

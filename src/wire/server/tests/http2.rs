@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use http::{Request, Response};
 use http_body_util::{Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;

@@ -6,14 +6,15 @@ use std::task::{Context, Poll, ready};
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Uri, Version};
 use http_body::Body as _;
 
-use crate::wire::headers::members;
+use crate::wire::fields::name;
+use crate::wire::message;
 
 /// Of how large a body all is kept until the response has come, to be sent once more should the backend not have looked
 /// at it.
@@ -59,13 +60,15 @@ impl Head {
 }
 
 /// Parts `request` into what is sent as a head and what is behind it.
-pub(super) fn split(request: Request<Body>, is_tls: bool) -> (Head, Source) {
-    let (mut head, body) = request.into_parts();
+pub(super) fn split(request: message::Request, is_tls: bool) -> (Head, Source) {
+    let message::Request { head, body } = request;
     let announced = (head.version != Version::HTTP_2).then(|| {
-        members(&head.headers, &TRAILER)
+        head.fields
+            .members(name::TRAILER)
             .filter_map(|name| HeaderName::from_bytes(name).ok())
             .collect()
     });
+    let mut head = head.to_http();
     for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
         head.headers.remove(name);
     }

@@ -115,16 +115,18 @@ async fn field_names_keep_their_case_in_both_directions() {
 /// A client with the edge and the pool behind it; failures come out of the receiver.
 async fn proxied(upstream: Upstream) -> (Peer, tokio::sync::mpsc::UnboundedReceiver<UpstreamError>) {
     let (failures, receiver) = tokio::sync::mpsc::unbounded_channel();
-    let client = front(move |mut request: Request<Body>| {
+    let client = front(move |mut request: message::Request| {
         let (upstream, failures) = (upstream.clone(), failures.clone());
         async move {
-            crate::wire::headers::strip_request(request.headers_mut());
-            request.headers_mut().insert("x-added", HeaderValue::from_static("1"));
-            match upstream.send(request, PATIENCE).await {
+            let fields = &mut request.head.fields;
+            crate::wire::headers::strip_request(fields);
+            fields.insert("X-Added", HeaderValue::from_static("1"));
+            match upstream.forward(request, PATIENCE, false, |_| {}).await {
                 Ok(response) => response.map(Body::new),
                 Err(error) => {
                     failures.send(error).unwrap();
-                    Response::builder().status(502).body(Body::empty()).unwrap()
+                    let response = Response::builder().status(502).body(Body::empty());
+                    response.unwrap().into()
                 }
             }
         }

@@ -325,8 +325,8 @@ async fn uploads_that_wait_for_their_clients_leave_places_for_what_is_here() {
     let one_more = upstream.send(post(body), PATIENCE).await;
     assert_eq!(one_more.unwrap_err().kind(), "overloaded");
     for _ in 0..3 {
-        let here = upstream.send_informed(post("hello"), PATIENCE, true, |_| {}).await;
-        assert_eq!(text(here.unwrap()).await, "ok");
+        let here = upstream.forward(ours(post("hello")), PATIENCE, true, |_| {}).await;
+        assert_eq!(text(here.unwrap().into_http()).await, "ok");
     }
     for (client, sending) in dripping {
         drop(client);

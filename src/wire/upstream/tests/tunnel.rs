@@ -12,18 +12,20 @@ async fn proxied(upstream: Upstream) -> Peer {
     front(move |request| serve(request, upstream.clone())).await
 }
 
-async fn serve(mut request: Request<Body>, upstream: Upstream) -> Response<Body> {
-    let asked = requested(request.method(), request.version(), request.headers());
-    headers::strip_request(request.headers_mut());
+async fn serve(mut request: message::Request, upstream: Upstream) -> message::Response {
+    let head = &mut request.head;
+    let asked = requested(&head.method, head.version, &head.fields);
+    headers::strip_request(&mut head.fields);
     if let Some(protocol) = asked.clone() {
-        headers::set_upgrade(request.headers_mut(), protocol);
+        headers::set_upgrade(&mut head.fields, protocol);
     }
-    let mut response = upstream.send(request, PATIENCE).await.unwrap();
-    if let (101, Some(asked)) = (response.status().as_u16(), asked) {
-        let protocol = response.headers()[UPGRADE].clone();
-        assert!(agrees(&asked, response.headers()));
-        headers::strip_response(response.headers_mut());
-        headers::set_upgrade(response.headers_mut(), protocol);
+    let mut response = upstream.forward(request, PATIENCE, false, |_| {}).await.unwrap();
+    if let (101, Some(asked)) = (response.head.status.as_u16(), asked) {
+        let fields = &mut response.head.fields;
+        let protocol = fields.value(name::UPGRADE).unwrap();
+        assert!(agrees(&asked, fields));
+        headers::strip_response(fields);
+        headers::set_upgrade(fields, protocol);
     }
     response.map(Body::new)
 }
