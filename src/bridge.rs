@@ -68,7 +68,7 @@ use csrf::CsrfBridge;
 use derive::Derive;
 use flights::Landing;
 use healing::answered;
-use identify::{IdentifyError, IdentifyOptions, Identity};
+use identify::{IdentifyError, IdentifyOptions};
 use inbound::InboundBody;
 use journal::{Journal, Session};
 use kept::Kept;
@@ -189,9 +189,9 @@ impl Bridge {
         }
         let tasks = self.parts.tasks.clone();
         let dispatched = Dispatched::default();
-        // In place: it is large, and would be moved more than once.
-        let work = Box::pin(self.work(request, came, dispatched.clone()));
-        SeenThrough::new(tasks, dispatched, work)
+        // Made where it is to be: it is large, and all of it would be moved.
+        let work = Box::write(Box::new_uninit(), self.work(request, came, dispatched.clone()));
+        SeenThrough::new(tasks, dispatched, Box::into_pin(work))
     }
 
     async fn work(self, request: Request, came: Came, dispatched: Dispatched) -> Response {
@@ -225,7 +225,12 @@ impl Bridge {
             return Err(Refusal::Unauthorized);
         }
 
-        let (Request { head, body }, id) = self.identify(request, route, journal).await?;
+        let Request { head, body } = request;
+        let (id, body) = match self.told_id(&head, route)? {
+            Some(id) => (Some(id), body),
+            // An upload may have to be waited for.
+            None => Box::pin(self.find_id(&head, body, route, journal)).await?,
+        };
         let rank = route.rank(&head.method, &head.uri);
         let asks = Asks {
             safe: head.method.is_safe(),
@@ -233,7 +238,7 @@ impl Bridge {
         };
         let adopted = match (&parts.adoption, &id) {
             (Some(adoption), None) if rank == Rank::Safe && route.session != SessionUse::Off => {
-                self.adopted(adoption, asks.client).await
+                Box::pin(self.adopted(adoption, asks.client)).await
             }
             _ => None,
         };
@@ -242,10 +247,13 @@ impl Bridge {
             .map(InstallId::key)
             .or_else(|| adopted.as_ref().map(|held| held.key));
         journal.identified(key);
-        let turn = self.turn(key, route).await?;
+        let turn = match &parts.turns {
+            Some(turns) => Box::pin(self.turn(turns, key, route)).await?,
+            None => None,
+        };
         let (adopted, key) = match (&parts.adoption, adopted) {
             (Some(adoption), Some(held)) if turn.is_some() => {
-                let adopted = self.still_adopted(adoption, held).await;
+                let adopted = Box::pin(self.still_adopted(adoption, held)).await;
                 let key = adopted.as_ref().map(|held| held.key);
                 (adopted, key)
             }
@@ -260,15 +268,18 @@ impl Bridge {
         if is_adopted {
             journal.session(Session::Hit);
         }
-        self.stake(&mut held, rank, journal).await?;
+        if parts.adoption.is_some() {
+            Box::pin(self.stake(&mut held, rank, journal)).await?;
+        }
 
         let host = parts.outbound.host(&head);
         let path = head.uri.path().to_owned();
         let origin = Origin::new(&host, &path);
         // An adopted session is not for this request to start anew.
-        let may_be_lost = rank != Rank::Auth && !is_adopted && self.goes_with_session(held.as_ref(), &origin);
-        let (body, again) = match &parts.lost {
-            Some(_) if may_be_lost && (asks.safe || route.replay) => self.keep(&head, body, route).await?,
+        let lost = parts.lost.as_ref().filter(|_| rank != Rank::Auth && !is_adopted);
+        let lost = lost.filter(|_| self.goes_with_session(held.as_ref(), &origin));
+        let (body, again) = match lost {
+            Some(_) if asks.safe || route.replay => Box::pin(self.keep(&head, body, route)).await?,
             _ => (body, None),
         };
 
@@ -279,20 +290,20 @@ impl Bridge {
 
         // Rule C4: of a request that went with a dead session nothing is left but the wish.
         let mut is_lost = false;
-        if let Some(lost) = parts.lost.as_ref().filter(|_| may_be_lost)
+        if let Some(lost) = lost
             && let Some(dead) = self.dead(lost, &mut held, &response.head, &cookies, &origin)
         {
             drop(response);
-            self.forget(&dead, journal).await;
+            Box::pin(self.forget(&dead, journal)).await;
             let Some((head, kept)) = again else {
                 parts.metrics.session_lost(LostAnswer::Refused);
                 return Err(Refusal::SessionLost);
             };
-            held = self.session(dead.key, asks, &head, journal).await?;
-            self.stake(&mut held, rank, journal).await?;
+            held = Box::pin(self.session(dead.key, asks, &head, journal)).await?;
+            Box::pin(self.stake(&mut held, rank, journal)).await?;
             let with = With::Held(held.as_ref());
             let outgoing = self.outgoing((head, kept.body()), with, &origin, journal);
-            (response, cookies) = self.exchange(outgoing, informer, route, held.as_mut(), journal).await?;
+            (response, cookies) = Box::pin(self.exchange(outgoing, informer, route, held.as_mut(), journal)).await?;
             is_lost = lost.shows(&answered(&response.head, &cookies, &origin));
             parts.metrics.session_lost(if is_lost {
                 LostAnswer::Refused
@@ -308,7 +319,7 @@ impl Bridge {
             // Nearly always there is nothing to store and nobody who waits.
             if !cookies.is_empty() || held.lead.is_some() {
                 let at = parts.sessions.now();
-                self.settle(held, Said { rank, cookies, at }, end, journal).await;
+                Box::pin(self.settle(held, Said { rank, cookies, at }, end, journal)).await;
             }
         } else {
             parts.metrics.set_cookies_stripped(cookies.len());
@@ -320,34 +331,41 @@ impl Bridge {
         Ok(response)
     }
 
-    /// Stage 1: the Install ID, where the route has one.
-    async fn identify(
+    /// Stage 1: the Install ID, where the route has one and the head tells it.
+    fn told_id(&self, head: &RequestHead, route: &Route) -> Result<Option<InstallId>, Refusal> {
+        match route.session {
+            SessionUse::Off => Ok(None),
+            SessionUse::Required | SessionUse::Optional => Ok(identify::told(&self.parts.identify, &head.fields)?),
+        }
+    }
+
+    /// Stage 1, where it does not: the Install ID in the body, if there is one, and the body, whole.
+    async fn find_id(
         &self,
-        request: Request,
+        head: &RequestHead,
+        body: Body,
         route: &Route,
         journal: &mut Journal,
-    ) -> Result<(Request, Option<InstallId>), Refusal> {
+    ) -> Result<(Option<InstallId>, Body), Refusal> {
         let reject_missing = match route.session {
-            SessionUse::Off => return Ok((request, None)),
+            SessionUse::Off => return Ok((None, body)),
             SessionUse::Required => self.parts.reject_missing,
             SessionUse::Optional => false,
         };
-        let Request { head, body } = request;
         // An upload that drips keeps a request here no longer than it may wait for its answer.
-        let search = identify::identify(&self.parts.identify, &head.fields, body);
-        let identified = tokio::time::timeout(route.response_timeout, search)
+        let search = identify::find(&self.parts.identify, &head.fields, body);
+        let found = tokio::time::timeout(route.response_timeout, search)
             .await
             .map_err(|_elapsed| Refusal::RequestTimeout)?;
-        let (identity, body) = identified.inspect_err(|error| {
+        let (id, body) = found.inspect_err(|error| {
             if let IdentifyError::Body(cause) = error {
                 journal.cause(cause);
             }
         })?;
-        match identity {
-            Identity::Known(id) => Ok((Request { head, body }, Some(id))),
-            Identity::Missing if reject_missing => Err(Refusal::InstallIdMissing),
-            Identity::Missing => Ok((Request { head, body }, None)),
+        if id.is_none() && reject_missing {
+            return Err(Refusal::InstallIdMissing);
         }
+        Ok((id, body))
     }
 
     /// Stage 3: the backend's request, with the session.

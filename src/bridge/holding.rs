@@ -1,6 +1,7 @@
 //! Stage 2, put together: the session that a request goes with, whoever has to start it, and whose it is.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::body::Body;
 
@@ -13,7 +14,7 @@ use super::journal::{Journal, Session};
 use super::prefetch::PrefetchError;
 use super::refuse::Refusal;
 use super::route::Route;
-use super::turns::{self, Turn};
+use super::turns::{self, Turn, Turns};
 use super::{Bridge, Held, RETRY_AFTER};
 use crate::session::cookie::Origin;
 use crate::session::merge::{Effect, Said};
@@ -25,8 +26,13 @@ use crate::wire::own_call::OwnCallError;
 
 impl Bridge {
     /// Waits until the backend may be sent another request of that installation.
-    pub(super) async fn turn(&self, key: Option<Key>, route: &Route) -> Result<Option<Turn>, Refusal> {
-        let Some((turns, key)) = self.parts.turns.as_ref().filter(|_| !route.unlimited).zip(key) else {
+    pub(super) async fn turn(
+        &self,
+        turns: &Arc<Turns>,
+        key: Option<Key>,
+        route: &Route,
+    ) -> Result<Option<Turn>, Refusal> {
+        let Some(key) = key.filter(|_| !route.unlimited) else {
             return Ok(None);
         };
         let turn = turns

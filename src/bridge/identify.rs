@@ -34,15 +34,6 @@ pub struct IdentifyOptions {
     pub format: Format,
 }
 
-/// Whom a request comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Identity {
-    /// From this installation.
-    Known(InstallId),
-    /// It does not say. Whether that is allowed (I3) is for the caller to decide.
-    Missing,
-}
-
 /// Why an Install ID could not be made out. Says nothing of what was sent.
 #[derive(Debug)]
 pub enum IdentifyError {
@@ -91,29 +82,11 @@ impl From<Malformed> for IdentifyError {
     }
 }
 
-/// Finds out whom a request comes from, and gives its body back whole.
-///
-/// Waits for the client where the ID has to come from the body; the deadline for that is the caller's to set.
+/// The ID that the head of a request tells; then the body is not asked.
 ///
 /// # Errors
-/// [`IdentifyError`] when what is there cannot be an Install ID, or the body breaks off before the answer.
-pub async fn identify(
-    options: &IdentifyOptions,
-    fields: &Fields,
-    body: Body,
-) -> Result<(Identity, Body), IdentifyError> {
-    if let Some(id) = from_header(options, fields)? {
-        return Ok((Identity::Known(id), body));
-    }
-    match &options.pointer {
-        Some(pointer) if may_hold_json(fields) && !http_body::Body::is_end_stream(&body) => {
-            from_body(options, pointer, body).await
-        }
-        _ => Ok((Identity::Missing, body)),
-    }
-}
-
-fn from_header(options: &IdentifyOptions, fields: &Fields) -> Result<Option<InstallId>, IdentifyError> {
+/// [`IdentifyError`] when what is there cannot be an Install ID.
+pub fn told(options: &IdentifyOptions, fields: &Fields) -> Result<Option<InstallId>, IdentifyError> {
     let Some(name) = &options.header else { return Ok(None) };
     let mut id = None;
     for value in fields.all(name.as_str()) {
@@ -124,6 +97,26 @@ fn from_header(options: &IdentifyOptions, fields: &Fields) -> Result<Option<Inst
         }
     }
     Ok(id)
+}
+
+/// The ID in the body of a request whose head tells none; `None` where there is none either. Whether that is allowed (I3)
+/// is for the caller to decide. The body comes back whole.
+///
+/// Waits for the client; the deadline for that is the caller's to set.
+///
+/// # Errors
+/// [`IdentifyError`] when what is there cannot be an Install ID, or the body breaks off before the answer.
+pub async fn find(
+    options: &IdentifyOptions,
+    fields: &Fields,
+    body: Body,
+) -> Result<(Option<InstallId>, Body), IdentifyError> {
+    match &options.pointer {
+        Some(pointer) if may_hold_json(fields) && !http_body::Body::is_end_stream(&body) => {
+            from_body(options, pointer, body).await
+        }
+        _ => Ok((None, body)),
+    }
 }
 
 /// Whether the body is worth searching: it says that it is JSON, or does not say what it is. In the latter case the
@@ -158,7 +151,7 @@ async fn from_body(
     options: &IdentifyOptions,
     pointer: &Pointer,
     mut body: Body,
-) -> Result<(Identity, Body), IdentifyError> {
+) -> Result<(Option<InstallId>, Body), IdentifyError> {
     let mut search = PointerSearch::new(pointer);
     let mut read = Pieces::default();
     let mut trailers = None;
@@ -179,13 +172,13 @@ async fn from_body(
             }
         }
     }
-    let identity = match step {
-        Step::Found(value) => Identity::Known(InstallId::parse(options.format, &value)?),
+    let id = match step {
+        Step::Found(value) => Some(InstallId::parse(options.format, &value)?),
         Step::Wrong => return Err(IdentifyError::NotAString),
-        Step::Absent | Step::NeedMore => Identity::Missing,
+        Step::Absent | Step::NeedMore => None,
     };
     Ok((
-        identity,
+        id,
         Body::new(Replay {
             read: read.finish(),
             trailers,
@@ -298,8 +291,19 @@ mod tests {
         }
     }
 
-    fn id(text: &str) -> Identity {
-        Identity::Known(InstallId::parse(Format::Uuid, text.as_bytes()).unwrap())
+    fn id(text: &str) -> Option<InstallId> {
+        Some(InstallId::parse(Format::Uuid, text.as_bytes()).unwrap())
+    }
+
+    async fn identify(
+        options: &IdentifyOptions,
+        fields: &Fields,
+        body: Body,
+    ) -> Result<(Option<InstallId>, Body), IdentifyError> {
+        match told(options, fields)? {
+            Some(id) => Ok((Some(id), body)),
+            None => find(options, fields, body).await,
+        }
     }
 
     fn headers(lines: &[(&'static str, &str)]) -> Fields {
@@ -375,7 +379,7 @@ mod tests {
         }
     }
 
-    async fn run(headers: &Fields, body: impl Into<Body>) -> Result<Identity, IdentifyError> {
+    async fn run(headers: &Fields, body: impl Into<Body>) -> Result<Option<InstallId>, IdentifyError> {
         identify(&options(), headers, body.into())
             .await
             .map(|(identity, _)| identity)
@@ -448,11 +452,7 @@ mod tests {
         ] {
             let (body, polled) = Chunked::new(&[format!(r#"{{"installId":"{ID}"}}"#).as_bytes()]).into_body();
             let (identity, _) = identify(&options(), &headers(&fields), body).await.unwrap();
-            assert_eq!(
-                (identity, polled.load(Ordering::SeqCst)),
-                (Identity::Missing, 0),
-                "{fields:?}"
-            );
+            assert_eq!((identity, polled.load(Ordering::SeqCst)), (None, 0), "{fields:?}");
         }
     }
 
@@ -460,7 +460,7 @@ mod tests {
     async fn a_body_of_unknown_type_is_given_up_at_its_first_byte() {
         let (body, polled) = Chunked::new(&[b"\r\n ", b"a=1&b=2", b"{\"installId\":\"x\"}"]).into_body();
         let (identity, body) = identify(&options(), &Fields::new(), body).await.unwrap();
-        assert_eq!((identity, polled.load(Ordering::SeqCst)), (Identity::Missing, 2));
+        assert_eq!((identity, polled.load(Ordering::SeqCst)), (None, 2));
         assert_eq!(
             body.collect().await.unwrap().to_bytes(),
             "\r\n a=1&b=2{\"installId\":\"x\"}"
@@ -469,9 +469,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_empty_body_says_nothing() {
-        assert_eq!(run(&json(), Body::empty()).await.unwrap(), Identity::Missing);
+        assert_eq!(run(&json(), Body::empty()).await.unwrap(), None);
         let (body, _) = Chunked::new(&[]).into_body();
-        assert_eq!(run(&json(), body).await.unwrap(), Identity::Missing);
+        assert_eq!(run(&json(), body).await.unwrap(), None);
     }
 
     #[tokio::test]
@@ -496,7 +496,7 @@ mod tests {
         let pieces: Vec<_> = document.as_bytes().chunks(8).collect();
         let (body, polled) = Chunked::new(&pieces).into_body();
         let (identity, body) = identify(&options, &json(), body).await.unwrap();
-        assert_eq!((identity, polled.load(Ordering::SeqCst)), (Identity::Missing, 3));
+        assert_eq!((identity, polled.load(Ordering::SeqCst)), (None, 3));
         assert_eq!(body.collect().await.unwrap().to_bytes(), document);
 
         let fits = IdentifyOptions {
@@ -521,7 +521,7 @@ mod tests {
                 "{bad}: {outcome:?}"
             );
         }
-        assert_eq!(run(&json(), r#"{"installId":null}"#).await.unwrap(), Identity::Missing);
+        assert_eq!(run(&json(), r#"{"installId":null}"#).await.unwrap(), None);
     }
 
     #[tokio::test]

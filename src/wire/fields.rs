@@ -16,7 +16,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 pub mod name;
 
-/// How many lines there is room for beside those that were read: what a proxy adds.
+/// How many fields there is room for beside those that were read: what a proxy adds.
 const ADDED: usize = 10;
 
 /// See the [module](self).
@@ -25,15 +25,18 @@ pub struct Fields {
     /// The head that the lines were read from.
     head: Bytes,
     lines: Vec<Line>,
+    /// What was set here. It stays when its line is taken off.
+    set: Vec<(FieldName, HeaderValue)>,
     marks: Marks,
 }
 
-#[derive(Clone)]
+/// Small, since lines are moved up when others are taken off.
+#[derive(Clone, Copy)]
 enum Line {
     /// As it came: where in the head.
     Read { name: Span, value: Span },
-    /// Set here.
-    Set { name: FieldName, value: HeaderValue },
+    /// Set here: which of them.
+    Set(u32),
 }
 
 /// Where something is in the head, which is never as long as 4 GiB.
@@ -137,6 +140,7 @@ impl Fields {
         Self {
             head,
             lines: Vec::with_capacity(count + ADDED),
+            set: Vec::new(),
             marks: Marks::default(),
         }
     }
@@ -166,7 +170,7 @@ impl Fields {
 
     /// Names and values in order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.lines.iter().map(|line| (self.name_of(line), self.value_of(line)))
+        self.lines.iter().map(|&line| (self.name_of(line), self.value_of(line)))
     }
 
     /// The value of the first line of that name.
@@ -206,25 +210,35 @@ impl Fields {
     /// One line of that name, in the place of the first there was.
     pub fn insert(&mut self, name: impl Into<FieldName>, value: HeaderValue) {
         let name = name.into();
-        let first = self.position(name.as_str());
-        let Some((at, line)) = first.and_then(|at| Some((at, self.lines.get_mut(at)?))) else {
+        let Some(at) = self.position(name.as_str()) else {
             return self.append(name, value);
         };
-        let wanted = name.clone();
-        *line = Line::Set { name, value };
-        let Self { head, lines, .. } = self;
         let mut index = 0;
-        lines.retain(|line| {
+        self.retain(|this| {
             index += 1;
-            index <= at + 1 || !is(name_of(head, line), wanted.as_str())
+            index <= at + 1 || !is(this, name.as_str())
         });
+        let new = self.keep(name, value);
+        if let Some(line) = self.lines.get_mut(at) {
+            *line = new;
+        }
     }
 
     /// One more line of that name.
     pub fn append(&mut self, name: impl Into<FieldName>, value: HeaderValue) {
         let name = name.into();
         self.marks.add(name.as_str().as_bytes());
-        self.lines.push(Line::Set { name, value });
+        let line = self.keep(name, value);
+        self.lines.push(line);
+    }
+
+    fn keep(&mut self, name: FieldName, value: HeaderValue) -> Line {
+        if self.set.capacity() == 0 {
+            self.set.reserve_exact(ADDED);
+        }
+        self.set.push((name, value));
+        // No message has so many that this would not hold.
+        Line::Set(u32::try_from(self.set.len() - 1).unwrap_or(u32::MAX))
     }
 
     /// Takes all lines of that name off.
@@ -245,15 +259,15 @@ impl Fields {
 
     /// Keeps the lines of whose name `keep` says so.
     pub fn retain(&mut self, mut keep: impl FnMut(&[u8]) -> bool) {
-        let Self { head, lines, .. } = self;
-        lines.retain(|line| keep(name_of(head, line)));
+        let Self { head, lines, set, .. } = self;
+        lines.retain(|line| keep(name_of(head, set, *line)));
     }
 
     /// Writes the lines, each with its CRLF.
     pub(super) fn write(&self, wire: &mut BytesMut) {
         // Lines that are next to each other in the head are copied at once.
         let mut pending: Option<Range<usize>> = None;
-        for line in &self.lines {
+        for &line in &self.lines {
             let whole = self.whole(line);
             match (&mut pending, whole) {
                 (Some(pending), Some(whole)) if pending.end == whole.start => pending.end = whole.end,
@@ -278,7 +292,7 @@ impl Fields {
     }
 
     /// Where a line that was read is, if it looks just as one that is written.
-    fn whole(&self, line: &Line) -> Option<Range<usize>> {
+    fn whole(&self, line: Line) -> Option<Range<usize>> {
         let Line::Read { name, value } = line else { return None };
         let (name, value) = (name.range(), value.range());
         let as_written = self.head.get(name.end..value.start) == Some(b": ")
@@ -319,7 +333,7 @@ impl Fields {
     #[must_use]
     pub fn to_map(&self) -> HeaderMap {
         let mut map = HeaderMap::with_capacity(self.lines.len());
-        for line in &self.lines {
+        for &line in &self.lines {
             if let (Ok(name), Some(value)) = (HeaderName::from_bytes(self.name_of(line)), self.shared(line)) {
                 map.append(name, value);
             }
@@ -327,37 +341,37 @@ impl Fields {
         map
     }
 
-    fn lines_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Line> {
+    fn lines_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Line> {
         let lines: &[Line] = if self.marks.may_hold(name) { &self.lines } else { &[] };
-        lines.iter().filter(move |line| is(self.name_of(line), name))
+        lines.iter().copied().filter(move |&line| is(self.name_of(line), name))
     }
 
-    fn find(&self, name: &str) -> Option<&Line> {
-        self.position(name).and_then(|at| self.lines.get(at))
+    fn find(&self, name: &str) -> Option<Line> {
+        self.position(name).and_then(|at| self.lines.get(at).copied())
     }
 
     fn position(&self, name: &str) -> Option<usize> {
         if !self.marks.may_hold(name) {
             return None;
         }
-        self.lines.iter().position(|line| is(self.name_of(line), name))
+        self.lines.iter().position(|&line| is(self.name_of(line), name))
     }
 
-    fn name_of<'a>(&'a self, line: &'a Line) -> &'a [u8] {
-        name_of(&self.head, line)
+    fn name_of(&self, line: Line) -> &[u8] {
+        name_of(&self.head, &self.set, line)
     }
 
-    fn value_of<'a>(&'a self, line: &'a Line) -> &'a [u8] {
+    fn value_of(&self, line: Line) -> &[u8] {
         match line {
             Line::Read { value, .. } => self.head.get(value.range()).unwrap_or_default(),
-            Line::Set { value, .. } => value.as_bytes(),
+            Line::Set(at) => self.set.get(at as usize).map_or(&[], |(_, value)| value.as_bytes()),
         }
     }
 
-    fn shared(&self, line: &Line) -> Option<HeaderValue> {
+    fn shared(&self, line: Line) -> Option<HeaderValue> {
         match line {
             Line::Read { value, .. } => HeaderValue::from_maybe_shared(self.head.slice(value.range())).ok(),
-            Line::Set { value, .. } => Some(value.clone()),
+            Line::Set(at) => self.set.get(at as usize).map(|(_, value)| value.clone()),
         }
     }
 }
@@ -373,10 +387,10 @@ impl FromIterator<(&'static str, &'static str)> for Fields {
     }
 }
 
-fn name_of<'a>(head: &'a [u8], line: &'a Line) -> &'a [u8] {
+fn name_of<'a>(head: &'a [u8], set: &'a [(FieldName, HeaderValue)], line: Line) -> &'a [u8] {
     match line {
         Line::Read { name, .. } => head.get(name.range()).unwrap_or_default(),
-        Line::Set { name, .. } => name.as_str().as_bytes(),
+        Line::Set(at) => set.get(at as usize).map_or(&[], |(name, _)| name.as_str().as_bytes()),
     }
 }
 
@@ -391,7 +405,7 @@ impl fmt::Debug for Fields {
         let names = self
             .lines
             .iter()
-            .map(|line| self.name_of(line).escape_ascii().to_string());
+            .map(|&line| self.name_of(line).escape_ascii().to_string());
         f.debug_list().entries(names).finish()
     }
 }

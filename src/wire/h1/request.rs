@@ -20,9 +20,6 @@ pub(crate) struct Asked {
     pub(crate) takes_trailers: bool,
 }
 
-/// How many lines most heads do not have more of.
-const USUAL_LINES: usize = 16;
-
 /// Reads a head that [`strict`](crate::wire::strict) has judged, with an empty line before it where there was one.
 /// `None` where it cannot be held in these types: it is malformed then, in a way that was not judged.
 pub(crate) fn read_request(head: &Bytes, peer: Peer) -> Option<Asked> {
@@ -37,7 +34,7 @@ pub(crate) fn read_request(head: &Bytes, peer: Peer) -> Option<Asked> {
     };
     let method = Method::from_bytes(method).ok()?;
     let uri = Uri::from_maybe_shared(head.slice_ref(target)).ok()?;
-    let mut fields = Fields::of(head.clone(), USUAL_LINES);
+    let mut fields = Fields::of(head.clone(), memchr::memchr_iter(b'\n', head).count());
     at = next;
     loop {
         let (line, next) = self::line(head, at)?;

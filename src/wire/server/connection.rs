@@ -80,7 +80,6 @@ where
             Next::Gone => return Ending::Gone,
         };
         let _request = Doing::request(&edge.stats);
-        poll_fn(|cx| lock(intake).poll_small_body(cx)).await;
         let h1::Asked {
             head,
             persistent,
@@ -92,18 +91,18 @@ where
             version: head.version,
             takes_trailers,
         };
-        let body = Intake::body(intake);
+        let (body, informer) = poll_fn(|cx| Intake::poll_begun(intake, cx, asked.version)).await;
         let came = Came {
-            informer: Intake::informer(intake, asked.version),
+            informer,
             under_way: None,
         };
-        let Some(response) = answer(intake, service.call(Request { head, body }, came), edge).await else {
+        let answered = answer(intake, service.call(Request { head, body }, came), persistent, edge).await;
+        let Some((response, close)) = answered else {
             return Ending::Gone;
         };
         if response.head.status == StatusCode::SWITCHING_PROTOCOLS {
             return switch(intake, response, &asked, edge).await;
         }
-        let close = poll_fn(|cx| Poll::Ready(must_close(&mut lock(intake), cx, persistent, edge))).await;
         let mut reply = Reply::new(response, &asked, close, &*edge.clock);
         match write(intake, &mut reply).await {
             Ok(Written::Whole) => {}
@@ -130,9 +129,9 @@ fn must_close<IO: AsyncRead + AsyncWrite + Unpin>(
     !persistent || edge.drain.is_draining() || !intake.is_taken() || intake.broken().is_some()
 }
 
-/// The service's answer, or the refusal where the body has turned out to be broken before there was one; `None` when
-/// the client is gone.
-async fn answer<IO, F>(intake: &Shared<IO>, answer: F, edge: &Edge) -> Option<Response>
+/// The service's answer, or the refusal where the body has turned out to be broken before there was one, and whether the
+/// connection is to end with it; `None` when the client is gone.
+async fn answer<IO, F>(intake: &Shared<IO>, answer: F, persistent: bool, edge: &Edge) -> Option<(Response, bool)>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
     F: Future<Output = Response>,
@@ -144,10 +143,13 @@ where
         intake.register(cx);
         if let Some(refusal) = intake.broken() {
             // What the service makes of a broken body is not what broke it.
-            return Poll::Ready(Some(refusal.response(edge)));
+            let response = refusal.response(edge);
+            return Poll::Ready(Some((response, must_close(&mut intake, cx, persistent, edge))));
         }
         if let Poll::Ready(response) = answered {
-            return Poll::Ready(Some(response));
+            let close = response.head.status != StatusCode::SWITCHING_PROTOCOLS
+                && must_close(&mut intake, cx, persistent, edge);
+            return Poll::Ready(Some((response, close)));
         }
         if intake.poll_gone(cx).is_ready() || matches!(intake.poll_interim(cx), Poll::Ready(Err(_))) {
             return Poll::Ready(None);

@@ -184,7 +184,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
     /// Waits until a small body is here, for a moment at most. So a request takes a connection to the backend when it is
     /// there, not while a client drips: see [`Informer::has_whole_request`]. One that waits to be told to go on is told
     /// when the backend's connection is there.
-    pub(super) fn poll_small_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_small_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let small = self.checker.sized_rest() + self.judged.len() as u64 <= SMALL_BODY;
         while small && self.chunks.is_none() && !self.continue_due && !self.is_received() {
             match self.poll_more(cx) {
@@ -200,38 +200,45 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
         Poll::Ready(())
     }
 
-    /// By which way the client is told of informational responses to the request in hand (RFC 9110 §15.2).
-    pub(super) fn informer(shared: &Shared<IO>, version: Version) -> Option<Informer>
-    where
-        IO: Send + 'static,
-    {
-        (version == Version::HTTP_11).then(|| Informer {
-            turn: lock(shared).turn,
-            connection: Arc::clone(shared) as Arc<dyn Inform>,
-        })
-    }
-
-    /// The body of the request in hand: what is here already is handed on as it is.
-    pub(super) fn body(shared: &Shared<IO>) -> Body
+    /// Waits for a small body, see [`Self::poll_small_body`]; then: the body of the request in hand, and by which way the
+    /// client is told of informational responses to it (RFC 9110 §15.2).
+    pub(super) fn poll_begun(
+        shared: &Shared<IO>,
+        cx: &mut Context<'_>,
+        version: Version,
+    ) -> Poll<(Body, Option<Informer>)>
     where
         IO: Send + 'static,
     {
         let mut intake = lock(shared);
-        if intake.is_received() && (intake.chunks.is_none() || intake.judged.is_empty()) {
-            let judged = std::mem::take(&mut intake.judged).freeze();
+        ready!(intake.poll_small_body(cx));
+        let informer = (version == Version::HTTP_11).then(|| Informer {
+            turn: intake.turn,
+            connection: Arc::clone(shared) as Arc<dyn Inform>,
+        });
+        Poll::Ready((intake.body(shared), informer))
+    }
+
+    /// The body of the request in hand: what is here already is handed on as it is.
+    fn body(&mut self, shared: &Shared<IO>) -> Body
+    where
+        IO: Send + 'static,
+    {
+        if self.is_received() && (self.chunks.is_none() || self.judged.is_empty()) {
+            let judged = std::mem::take(&mut self.judged).freeze();
             return if judged.is_empty() {
                 Body::empty()
             } else {
                 Body::from(judged)
             };
         }
-        intake.body_is_held = true;
-        let length = match &intake.chunks {
-            None => Some(intake.checker.sized_rest() + intake.judged.len() as u64),
+        self.body_is_held = true;
+        let length = match &self.chunks {
+            None => Some(self.checker.sized_rest() + self.judged.len() as u64),
             Some(_) => None,
         };
         Body::new(RequestBody {
-            turn: intake.turn,
+            turn: self.turn,
             intake: Arc::clone(shared),
             left: length,
             ended: false,
