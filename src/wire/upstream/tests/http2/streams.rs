@@ -118,7 +118,10 @@ async fn informational_responses_are_told_of_and_not_without_end() {
     let mut told = Vec::new();
     let inform = |interim: message::ResponseHead| told.push(interim.status.as_u16());
     let response = upstream.forward(ours(get("/")), PATIENCE, true, inform).await.unwrap();
-    assert_eq!((text(response.into_http()).await.as_str(), told), ("ok", vec![103, 103]));
+    assert_eq!(
+        (text(response.into_http()).await.as_str(), told),
+        ("ok", vec![103, 103])
+    );
 
     let endless = super::upstream(address);
     let error = endless.send(get("/"), PATIENCE).await.unwrap_err();
