@@ -199,12 +199,7 @@ impl Bridge {
         let _under_way = came.under_way;
         let head = &request.head;
         let route = self.parts.routes.find(&head.method, head.uri.path());
-        let mut journal = Journal::open(
-            head,
-            route.name(),
-            self.parts.sessions.now(),
-            Arc::clone(&self.parts.metrics),
-        );
+        let mut journal = Journal::open(head, route.name(), self.parts.sessions.now(), &self.parts.metrics);
         let informer = came.informer.as_ref();
         match self.answer(request, informer, route, &mut journal, dispatched).await {
             Ok(response) => journal.close(response),
@@ -217,7 +212,7 @@ impl Bridge {
         request: Request,
         informer: Option<&Informer>,
         route: &Route,
-        journal: &mut Journal,
+        journal: &mut Journal<'_>,
         dispatched: Dispatched,
     ) -> Result<Response, Refusal> {
         let parts = &self.parts;
@@ -345,7 +340,7 @@ impl Bridge {
         head: &RequestHead,
         body: Body,
         route: &Route,
-        journal: &mut Journal,
+        journal: &mut Journal<'_>,
     ) -> Result<(Option<InstallId>, Body), Refusal> {
         let reject_missing = match route.session {
             SessionUse::Off => return Ok((None, body)),
@@ -374,7 +369,7 @@ impl Bridge {
         (head, body): (RequestHead, Body),
         with: With<'_>,
         origin: &Origin<'_>,
-        journal: &mut Journal,
+        journal: &mut Journal<'_>,
     ) -> Request {
         let parts = &self.parts;
         let now = parts.sessions.now();
@@ -401,7 +396,7 @@ impl Bridge {
         informer: Option<&Informer>,
         route: &Route,
         held: Option<&mut Held>,
-        journal: &mut Journal,
+        journal: &mut Journal<'_>,
     ) -> Result<(Response<UpstreamBody>, Vec<HeaderValue>), Refusal> {
         let asked = outgoing.head.fields.value(name::UPGRADE);
         let inform = |mut interim: ResponseHead| {
@@ -488,7 +483,7 @@ impl Bridge {
     }
 
     /// Stage 5: the changes into the store; and the lead, if this request had it, is ended with its response.
-    async fn settle(&self, held: Held, said: Said, end: Option<oneshot::Receiver<()>>, journal: &mut Journal) {
+    async fn settle(&self, held: Held, said: Said, end: Option<oneshot::Receiver<()>>, journal: &mut Journal<'_>) {
         let parts = &self.parts;
         let Held {
             key,

@@ -61,7 +61,7 @@ impl Bridge {
 
     /// Drops the record of a dead session, if it is still the one that was sent: by the rules of any other deletion, and
     /// with the lowest rank, so that whatever anybody has changed since stays.
-    pub(super) async fn forget(&self, dead: &Held, journal: &mut Journal) {
+    pub(super) async fn forget(&self, dead: &Held, journal: &mut Journal<'_>) {
         let parts = &self.parts;
         let Some(sent) = &dead.snapshot else { return };
         let now = parts.sessions.now();

@@ -50,7 +50,7 @@ impl Bridge {
         key: Key,
         asks: Asks,
         head: &RequestHead,
-        journal: &mut Journal,
+        journal: &mut Journal<'_>,
     ) -> Result<Option<Held>, Refusal> {
         let found = self.acquire(key, asks, journal).await;
         let held = match &self.parts.bind {
@@ -92,7 +92,7 @@ impl Bridge {
         key: Key,
         found: Result<Option<Held>, Refusal>,
         asks: Asks,
-        journal: &mut Journal,
+        journal: &mut Journal<'_>,
     ) -> Result<Option<Held>, Refusal> {
         let parts = &self.parts;
         let own = bind.key(&key, asks.client);
@@ -140,7 +140,12 @@ impl Bridge {
     }
 
     /// Stage 2: the session, or the policy for an outage of the store.
-    pub(super) async fn acquire(&self, key: Key, asks: Asks, journal: &mut Journal) -> Result<Option<Held>, Refusal> {
+    pub(super) async fn acquire(
+        &self,
+        key: Key,
+        asks: Asks,
+        journal: &mut Journal<'_>,
+    ) -> Result<Option<Held>, Refusal> {
         match self.parts.acquire.acquire(&key, asks).await {
             Ok(Ready {
                 snapshot,
@@ -268,7 +273,7 @@ impl Bridge {
         &self,
         held: &mut Option<Held>,
         rank: Rank,
-        journal: &mut Journal,
+        journal: &mut Journal<'_>,
     ) -> Result<(), Refusal> {
         let Some((adoption, asked)) = self.parts.adoption.as_ref().zip(held.as_mut()) else {
             return Ok(());

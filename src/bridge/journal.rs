@@ -2,7 +2,6 @@
 //! by its digest alone.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
@@ -21,10 +20,10 @@ pub type Session = Outcome;
 
 /// The story of one request. Told once: when it is closed, or when it is dropped because its connection ended: the client
 /// left, or the bridge was stopped by force.
-pub struct Journal {
-    metrics: Arc<Metrics>,
+pub struct Journal<'a> {
+    metrics: &'a Metrics,
     method: Method,
-    route: String,
+    route: &'a str,
     request_id: HeaderValue,
     install: Option<Key>,
     session: Outcome,
@@ -36,14 +35,14 @@ pub struct Journal {
     told: bool,
 }
 
-impl Journal {
+impl<'a> Journal<'a> {
     /// Begins the story of the request with that head.
     #[must_use]
-    pub fn open(head: &RequestHead, route: &str, now: Timestamp, metrics: Arc<Metrics>) -> Self {
+    pub fn open(head: &RequestHead, route: &'a str, now: Timestamp, metrics: &'a Metrics) -> Self {
         Self {
             metrics,
             method: head.method.clone(),
-            route: route.to_owned(),
+            route,
             request_id: headers::request_id(&head.fields, now.as_millis()),
             install: None,
             session: Outcome::None,
@@ -135,7 +134,7 @@ impl Journal {
     }
 }
 
-impl Drop for Journal {
+impl Drop for Journal<'_> {
     fn drop(&mut self) {
         if !self.told {
             self.tell(None);

@@ -163,7 +163,7 @@ impl Upstream {
         }
         let mut outgoing = Outgoing::new(request);
         loop {
-            let (mut connection, reused) = self.pool.connection().await?;
+            let (mut connection, reused) = self.pool.connection(outgoing.last_moved()).await?;
             if !reused {
                 // Opening it has taken time that is not the backend's.
                 outgoing.restart_clock();

@@ -60,9 +60,9 @@ impl Connection {
         }
     }
 
-    /// How long ago it was opened.
-    pub(super) fn age(&self) -> std::time::Duration {
-        self.born.elapsed()
+    /// How long ago it was opened, at `now`.
+    pub(super) fn age(&self, now: Instant) -> std::time::Duration {
+        now.saturating_duration_since(self.born)
     }
 
     /// Whether the runtime has been told that it is closed, or that there is something unasked for. The runtime learns of a

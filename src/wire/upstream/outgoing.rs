@@ -45,6 +45,8 @@ pub(super) struct Outgoing {
     moved: Instant,
     /// Something has moved since that was noted.
     has_moved: bool,
+    /// It was noted in this very moment: nothing has been waited for since.
+    is_fresh: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +99,7 @@ impl Outgoing {
             awaits_client: false,
             moved: Instant::now(),
             has_moved: false,
+            is_fresh: true,
         }
     }
 
@@ -143,10 +146,11 @@ impl Outgoing {
         io: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
         let polled = self.poll_parts(cx, io);
-        if std::mem::take(&mut self.has_moved) {
-            // Asked once, however much that was.
+        // The clock is read once, however much has moved.
+        if std::mem::take(&mut self.has_moved) && !self.is_fresh {
             self.moved = Instant::now();
         }
+        self.is_fresh = false;
         polled
     }
 

@@ -87,9 +87,9 @@ impl Pool {
         }
     }
 
-    /// An idle connection that is still good, or a new one; `true` for one that was used before.
-    pub(super) async fn connection(self: &Arc<Self>) -> Result<(Box<Connection>, bool), UpstreamError> {
-        while let Some(mut connection) = self.take() {
+    /// An idle connection that is still good at `now`, or a new one; `true` for one that was used before.
+    pub(super) async fn connection(self: &Arc<Self>, now: Instant) -> Result<(Box<Connection>, bool), UpstreamError> {
+        while let Some(mut connection) = self.take(now) {
             self.counters.reused.fetch_add(1, Ordering::Relaxed);
             // What the runtime knows was asked by `take`.
             if !connection.stream.is_spent() {
@@ -107,15 +107,15 @@ impl Pool {
         opened.map(|stream| (Box::new(Connection::new(stream)), false))
     }
 
-    fn take(&self) -> Option<Box<Connection>> {
+    fn take(&self, now: Instant) -> Option<Box<Connection>> {
         let mut idle = self.idle();
         while let Some(mut last) = idle.pop() {
-            if last.since.elapsed() >= self.options.idle_timeout {
+            if now.saturating_duration_since(last.since) >= self.options.idle_timeout {
                 // All those below have been idle for longer.
                 idle.clear();
                 return None;
             }
-            if self.may_be_used_again(&mut last.connection) {
+            if self.may_be_used_again(&mut last.connection, now) {
                 return Some(last.connection);
             }
         }
@@ -123,18 +123,16 @@ impl Pool {
     }
 
     /// Whether a connection is neither closed, as far as the runtime was told, nor too old.
-    fn may_be_used_again(&self, connection: &mut Connection) -> bool {
-        let is_young = |limit| connection.age() < limit;
+    fn may_be_used_again(&self, connection: &mut Connection, now: Instant) -> bool {
+        let is_young = |limit| connection.age(now) < limit;
         self.options.max_age.is_none_or(is_young) && !connection.is_known_to_be_spent()
     }
 
     /// Takes a connection back whose exchange has ended.
     pub(super) fn put(self: &Arc<Self>, mut connection: Box<Connection>) {
-        if self.may_be_used_again(&mut connection) {
-            self.idle().push(Idle {
-                connection,
-                since: Instant::now(),
-            });
+        let now = Instant::now();
+        if self.may_be_used_again(&mut connection, now) {
+            self.idle().push(Idle { connection, since: now });
             self.start_sweeping();
         }
     }
