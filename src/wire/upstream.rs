@@ -1,4 +1,5 @@
-//! The way to the backend: a pool of HTTP/1.1 connections with a cap, deadlines and one strict rule for retries.
+//! The way to the backend: a pool of HTTP/1.1 connections with a cap, deadlines and one strict rule for retries. What
+//! is different where the backend speaks HTTP/2 is told in `http2`.
 //!
 //! # What is sent again, and what is not (F4)
 //!

@@ -1,6 +1,7 @@
 //! `upstream.http2`: sessions, streams and upgrades with a backend that speaks HTTP/2.
 
 mod grpc;
+mod load;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use crate::support::client::Call;
 use crate::support::pki::Authority;
 use crate::support::raw::{RawBackend, RawStream};
 use crate::support::shop::Shop;
-use crate::support::{InstallId, local, scaled};
+use crate::support::{InstallId, local};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -148,38 +149,6 @@ async fn a_session_is_prefetched_over_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn h2load_has_no_request_fail_with_http_2_on_both_sides() {
-    let (shop, authority) = (Shop::start().await, Authority::new("ours"));
-    let secure = secured(shop.address(), &authority).await;
-    let identity = authority.issue(&["shop.example"]);
-    let text = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
-    let clear = before(&shop.url()).start().await;
-    let tls = before(&format!("https://{secure}"))
-        .set("upstream.tls.ca", text(&authority.file()))
-        .set("server.tls.cert", text(&identity.cert))
-        .set("server.tls.key", text(&identity.key))
-        .start()
-        .await;
-    let requests = scaled(3000, 100_000).to_string();
-    for url in [
-        format!("http://{}/basket", clear.traffic),
-        format!("https://{}/basket", tls.traffic),
-    ] {
-        let mut h2load = Command::new("h2load");
-        h2load.args(["-n", &requests, "-c", "8", "-m", "32", "-H"]);
-        h2load.args(["x-install-id: 9e201bab-1ccf-47d1-82e0-90d71ee5fd2c", &url]);
-        let output = h2load.output().await;
-        let output = output.expect("to install it: apt-get install nghttp2-client");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let clean = format!(
-            "requests: {requests} total, {requests} started, {requests} done, {requests} succeeded, 0 failed, 0 errored, 0 timeout"
-        );
-        assert!(said.contains(&clean), "{url}: {said}");
-        assert!(said.contains(&format!("status codes: {requests} 2xx")), "{url}: {said}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn s4_a_request_whose_client_has_left_is_seen_through() {
     let shop = Shop::start().await;
     let bridge = before(&shop.url()).id_cookies(&["sid"]).start().await;
@@ -293,4 +262,29 @@ async fn a_backend_that_does_not_speak_it_is_told_by_check_and_refused() {
         !output.status.success() && said.contains("does not speak HTTP/2"),
         "{said}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_of_a_request_pass_without_being_announced_and_carry_no_cookies() {
+    let backend = serving(|request| async move {
+        let trailers = request.into_body().collect().await.expect("a body").trailers().cloned();
+        let mut response = Response::new(Full::default().boxed());
+        *response.headers_mut() = trailers.expect("trailers");
+        response
+    })
+    .await;
+    let bridge = before(&format!("http://{backend}")).start().await;
+    let mut trailers = http::HeaderMap::new();
+    for name in ["x-sum", "cookie", "x-forwarded-for", "x-request-id"] {
+        trailers.insert(name, HeaderValue::from_static("mine"));
+    }
+    let frames = [Frame::data(Bytes::from_static(b"{}")), Frame::trailers(trailers)];
+    let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, Infallible>)));
+    let request = post(&bridge, "/", &InstallId::random()).map(|_| http_body_util::BodyExt::boxed(body));
+    let answer = client(&bridge).await.send_request(request).await.expect("an answer");
+    assert_eq!(answer.headers()["x-sum"], "mine");
+    for name in ["cookie", "x-forwarded-for"] {
+        assert!(!answer.headers().contains_key(name), "{answer:?}");
+    }
+    assert_ne!(answer.headers()["x-request-id"], "mine");
 }

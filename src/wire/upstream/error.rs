@@ -29,7 +29,7 @@ pub enum UpstreamError {
         /// Whether the backend may have seen any of the request.
         arrived: bool,
     },
-    /// The backend answered with something that is no HTTP/1 response, or not one to this request.
+    /// The backend answered with something that is no HTTP response, or not one to this request.
     BadResponse(String),
     /// The client broke its upload off. The backend is not to blame.
     ClientBody(String),

@@ -46,6 +46,7 @@ use request::Head;
 use upload::Upload;
 
 mod body;
+mod driver;
 mod failure;
 mod link;
 mod links;

@@ -255,4 +255,13 @@ mod tests {
             assert_eq!(by_turns(parse(given)), parse(tried));
         }
     }
+
+    #[tokio::test]
+    async fn the_families_are_tried_by_turns() {
+        let port = refusing().port();
+        let addresses = ["[::1]", "[::1]", "127.0.0.1"].map(|ip| format!("{ip}:{port}").parse().unwrap());
+        let failures = first(addresses.to_vec(), Instant::now() + LIMIT).await.unwrap_err();
+        let tried = failures.iter().map(|failure| failure.contains("[::1]"));
+        assert_eq!(tried.collect::<Vec<_>>(), [true, false, true], "{failures:?}");
+    }
 }

@@ -1,18 +1,19 @@
-//! One connection of HTTP/2: how it is opened, how many streams it carries, and the task that moves its frames.
+//! One connection of HTTP/2: how it is opened, and how many streams it carries.
 
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, SendStream};
+use h2::SendStream;
+use h2::client::{Builder, ResponseFuture, SendRequest};
 use http::Request;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
+use super::driver::Driver;
 use super::links::Links;
 use super::watch::{Watch, Watched};
 use super::{LARGEST_HEAD, MAX_STREAMS, STREAM_WINDOW};
@@ -25,45 +26,34 @@ const SEND_BUFFER: usize = 64 * 1024;
 const RESETS: usize = 1024;
 const RESET_FOR: Duration = Duration::from_secs(30);
 
-/// A backend that owes an answer and has said nothing for this long is asked whether it is still there.
-const PING_AFTER: Duration = Duration::from_secs(10);
-/// How long it has to say so.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection on which nothing new happens is asked again after this long only: servers of gRPC take more than one ping
-/// in five minutes for abuse.
-const PING_AGAIN: Duration = Duration::from_secs(330);
-
-/// How often a connection is looked at: whether it is idle for too long, or silent.
-const TICK: Duration = Duration::from_millis(250);
-
 /// How long a connection that nobody uses any more may take to say goodbye.
-const GOODBYE: Duration = Duration::from_secs(5);
+pub(super) const GOODBYE: Duration = Duration::from_secs(5);
 
 /// What all that have to do with a connection know of it.
 #[derive(Debug)]
 pub(super) struct Status {
     pub(super) watch: Arc<Watch>,
     /// How many streams the backend allows at once.
-    room: AtomicUsize,
+    pub(super) room: AtomicUsize,
     uses: Mutex<Uses>,
     /// Why it was given up, where that was our decision.
-    verdict: OnceLock<&'static str>,
+    pub(super) verdict: OnceLock<&'static str>,
 }
 
 #[derive(Debug)]
-struct Uses {
+pub(super) struct Uses {
     /// Streams that are open.
-    live: usize,
+    pub(super) live: usize,
     /// When the last one was begun, and when the last one ended.
-    begun: Option<Instant>,
+    pub(super) begun: Option<Instant>,
     idle_since: Instant,
     /// Nobody can use it any more.
-    released: Option<Instant>,
-    ended: bool,
+    pub(super) released: Option<Instant>,
+    pub(super) ended: bool,
 }
 
 impl Status {
-    fn uses(&self) -> MutexGuard<'_, Uses> {
+    pub(super) fn uses(&self) -> MutexGuard<'_, Uses> {
         self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -84,6 +74,14 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.status.uses().released = Some(Instant::now());
     }
+}
+
+/// Why a connection cannot be used.
+#[derive(Debug)]
+pub(super) enum NotOpened {
+    /// The backend spoke HTTP/2 and left before it was asked anything, as it may at any time: another may serve.
+    Left(String),
+    Failed(String),
 }
 
 /// A stream of a connection, counted until it is dropped.
@@ -116,25 +114,29 @@ impl Link {
     ///
     /// # Errors
     /// In words for operators.
-    pub(super) async fn open(stream: Stream, links: &Arc<Links>) -> Result<Arc<Self>, String> {
+    pub(super) async fn open(stream: Stream, links: &Arc<Links>) -> Result<Arc<Self>, NotOpened> {
         let watch = Arc::new(Watch::new());
         let io = Watched::new(stream, Arc::clone(&watch));
-        let (sender, mut connection) = builder().handshake(io).await.map_err(|error| error.to_string())?;
+        let not_opened = |why: String| {
+            if watch.is_settled() {
+                NotOpened::Left(why)
+            } else {
+                NotOpened::Failed(format!(
+                    "it does not speak HTTP/2, which upstream.http2 asks for: {why}"
+                ))
+            }
+        };
+        let handshake = builder().handshake(io).await;
+        let (sender, mut connection) = handshake.map_err(|error| not_opened(error.to_string()))?;
         let greeted = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(Err("the connection was closed".to_owned())),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error.to_string())),
             Poll::Pending if watch.is_settled() => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
         });
-        greeted.await.map_err(|error| {
-            if watch.is_settled() {
-                error
-            } else {
-                format!("it does not speak HTTP/2, which upstream.http2 asks for: {error}")
-            }
-        })?;
+        greeted.await.map_err(not_opened)?;
         if watch.is_leaving() {
-            return Err("it wants no requests on a new connection of HTTP/2 (GOAWAY)".to_owned());
+            return Err(NotOpened::Left("it left a new connection at once (GOAWAY)".to_owned()));
         }
         let status = Arc::new(Status {
             watch,
@@ -223,105 +225,4 @@ fn builder() -> Builder {
         .max_local_error_reset_streams(None)
         .enable_push(false);
     builder
-}
-
-/// Moves the frames of a connection, for as long as it lives.
-struct Driver {
-    connection: Connection<Watched<Stream>, Bytes>,
-    pings: Option<PingPong>,
-    status: Arc<Status>,
-    links: Weak<Links>,
-    tick: Interval,
-    /// When the backend was last asked, and whether it has yet to answer.
-    asked: Option<Instant>,
-    owes_pong: bool,
-}
-
-impl Driver {
-    fn new(mut connection: Connection<Watched<Stream>, Bytes>, status: Arc<Status>, links: &Arc<Links>) -> Self {
-        let mut tick = interval((links.idle_timeout() / 2).clamp(Duration::from_millis(20), TICK));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self {
-            pings: connection.ping_pong(),
-            connection,
-            status,
-            links: Arc::downgrade(links),
-            tick,
-            asked: None,
-            owes_pong: false,
-        }
-    }
-
-    async fn run(mut self) {
-        poll_fn(|cx| self.poll(cx)).await;
-        self.status.uses().ended = true;
-        let links = self.links.upgrade();
-        // Ends what is still open.
-        drop(self);
-        if let Some(links) = links {
-            links.has_changed();
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Poll::Ready(ended) = Pin::new(&mut self.connection).poll(cx) {
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection of HTTP/2 to the upstream ended");
-            }
-            return Poll::Ready(());
-        }
-        let room = self.connection.max_concurrent_send_streams();
-        let had = self.status.room.swap(room, Ordering::AcqRel);
-        if (room > had || self.status.watch.is_leaving())
-            && let Some(links) = self.links.upgrade()
-        {
-            links.has_changed();
-        }
-        if let Some(pings) = &mut self.pings
-            && pings.poll_pong(cx).is_ready()
-        {
-            self.owes_pong = false;
-        }
-        while self.tick.poll_tick(cx).is_ready() {
-            if let Some(links) = self.links.upgrade() {
-                links.sweep();
-            }
-            if self.is_done(Instant::now()) {
-                return Poll::Ready(());
-            }
-        }
-        Poll::Pending
-    }
-
-    /// Looks after a silent backend, and a goodbye that takes too long: `true` when the connection is to be dropped.
-    fn is_done(&mut self, now: Instant) -> bool {
-        let uses = self.status.uses();
-        let (live, begun, released) = (uses.live, uses.begun, uses.released);
-        drop(uses);
-        if released.is_some_and(|since| now.duration_since(since) >= GOODBYE) {
-            return true;
-        }
-        let heard = self.status.watch.heard();
-        if self.owes_pong {
-            let asked = self.asked.unwrap_or(now);
-            let is_dead = now.duration_since(asked.max(heard)) >= PING_TIMEOUT;
-            if is_dead {
-                let _ = self.status.verdict.set("it did not answer to a ping");
-            }
-            return is_dead;
-        }
-        let news = begun.map_or(heard, |begun| begun.max(heard));
-        let due = match self.asked {
-            Some(asked) if asked >= news => asked + PING_AGAIN,
-            _ => news + PING_AFTER,
-        };
-        if live > 0
-            && now >= due
-            && let Some(pings) = &mut self.pings
-            && pings.send_ping(Ping::opaque()).is_ok()
-        {
-            (self.asked, self.owes_pong) = (Some(now), true);
-        }
-        false
-    }
 }

@@ -8,15 +8,18 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::MAX_STREAMS;
-use super::link::{Link, Slot};
+use super::link::{Link, NotOpened, Slot};
 use crate::wire::upstream::connection::Connection;
 use crate::wire::upstream::pool::Pool;
-use crate::wire::upstream::stats::Open;
+use crate::wire::upstream::stats::{Counters, Open};
 use crate::wire::upstream::stream::Stream;
 use crate::wire::upstream::{UpstreamError, UpstreamOptions, connect};
 
 /// How long a backend that chose HTTP/1.1 is not asked again.
 const CHOICE: Duration = Duration::from_secs(60);
+
+/// How many connections are opened, one after another, to a backend that leaves each before it was asked anything.
+const MOST_DIALS: usize = 5;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -191,7 +194,7 @@ impl Links {
 
     /// A connection, or `None` where the backend chose HTTP/1.1: then it waits in the pool.
     async fn connect(self: &Arc<Self>, pool: &Arc<Pool>) -> Result<Option<Arc<Link>>, UpstreamError> {
-        match self.open(Open::new(&pool.counters)).await? {
+        match self.open(&pool.counters).await? {
             Opened::Http2(link) => Ok(Some(link)),
             Opened::Http1(stream) => {
                 pool.put(Box::new(Connection::new(stream)));
@@ -205,24 +208,30 @@ impl Links {
     /// # Errors
     /// None can be had, or the backend does not speak what it is to speak.
     pub(super) async fn probe(self: &Arc<Self>) -> Result<(), UpstreamError> {
-        self.open(Open::new(&Arc::default())).await.map(drop)
+        self.open(&Arc::default()).await.map(drop)
     }
 
-    async fn open(self: &Arc<Self>, open: Open) -> Result<Opened, UpstreamError> {
+    async fn open(self: &Arc<Self>, counters: &Arc<Counters>) -> Result<Opened, UpstreamError> {
         let deadline = Instant::now() + self.options.connect_timeout;
-        let stream = connect::stream(&self.options, open).await?;
-        if stream.is_tls() && !stream.speaks_http2() {
-            return Ok(Opened::Http1(stream));
-        }
         let host = &self.options.host;
-        match timeout_at(deadline, Link::open(stream, self)).await {
-            Ok(Ok(link)) => Ok(Opened::Http2(link)),
-            Ok(Err(why)) => Err(UpstreamError::Connect(format!("{host}: {why}"))),
-            Err(_) => Err(UpstreamError::Connect(format!(
-                "{host}: it did not begin HTTP/2 within {:?}",
-                self.options.connect_timeout
-            ))),
+        for left in (0..MOST_DIALS).rev() {
+            let stream = connect::stream(&self.options, Open::new(counters)).await?;
+            if stream.is_tls() && !stream.speaks_http2() {
+                return Ok(Opened::Http1(stream));
+            }
+            match timeout_at(deadline, Link::open(stream, self)).await {
+                Ok(Ok(link)) => return Ok(Opened::Http2(link)),
+                Ok(Err(NotOpened::Left(_))) if left > 0 => {}
+                Ok(Err(NotOpened::Left(why) | NotOpened::Failed(why))) => {
+                    return Err(UpstreamError::Connect(format!("{host}: {why}")));
+                }
+                Err(_) => break,
+            }
         }
+        Err(UpstreamError::Connect(format!(
+            "{host}: it did not begin HTTP/2 within {:?}",
+            self.options.connect_timeout
+        )))
     }
 
     /// A stream has become free, or there is another connection, or one less.

@@ -305,6 +305,27 @@ mod tests {
         }
     }
 
+    /// The library would end with the failed write, and never read what the backend said before it closed.
+    #[tokio::test]
+    async fn a_goodbye_is_heard_although_nothing_can_be_written_any_more() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let watch = Arc::new(Watch::new());
+        let mut watched = Watched::new(ours, Arc::clone(&watch));
+        theirs
+            .write_all(&[0, 0, 8, GO_AWAY, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0])
+            .await
+            .unwrap();
+        drop(theirs);
+        let request = [&[b'-'; PREFACE][..], &[0, 0, 0, HEADERS, 5, 0, 0, 0, 5]].concat();
+        watched.write_all(&request).await.unwrap();
+        watched.write_all(&request).await.unwrap();
+        watched.flush().await.unwrap();
+        assert_eq!(watched.read_to_end(&mut Vec::new()).await.unwrap(), 17);
+        assert!(watch.disowns(5) && !watch.disowns(3) && !watch.has_written(5));
+    }
+
     #[test]
     fn what_was_not_written_and_what_is_disowned_is_known() {
         let watch = Watch::new();

@@ -95,6 +95,61 @@ async fn a_goodbye_in_two_steps_fails_no_request() {
 }
 
 #[tokio::test]
+async fn a_new_connection_that_the_backend_leaves_at_once_is_followed_by_another_but_not_for_ever() {
+    for (leaves, fails) in [(4, false), (usize::MAX, true)] {
+        let opened = Count::default();
+        let count = opened.clone();
+        let address = framed(move |mut frames, index| {
+            let count = count.clone();
+            async move {
+                count.add(1);
+                if index < leaves {
+                    frames.go_away(0).await;
+                } else {
+                    frames.serve().await;
+                }
+            }
+        })
+        .await;
+        let upstream = upstream(address);
+        match upstream.send(post("hello"), PATIENCE).await {
+            Ok(response) => assert!(!fails && text(response).await == "ok"),
+            Err(error) => assert!(fails && matches!(error, UpstreamError::Connect(_)), "{error:?}"),
+        }
+        assert_eq!(opened.get(), 5);
+    }
+}
+
+#[tokio::test]
+async fn what_was_begun_before_a_goodbye_is_sent_to_its_end() {
+    let (left, leaving) = tokio::sync::watch::channel(false);
+    let left = Arc::new(left);
+    let address = framed(move |mut frames, _| {
+        let left = Arc::clone(&left);
+        async move {
+            let stream = frames.next_of(DATA).await.unwrap().stream;
+            frames.go_away(0x7fff_ffff).await;
+            left.send_replace(true);
+            frames.request().await.unwrap();
+            frames.answer(stream).await;
+            frames.go_away(stream).await;
+        }
+    })
+    .await;
+    let (sender, body) = channel();
+    let sending = tokio::spawn(async move {
+        sender.send(Ok(Bytes::from_static(b"before"))).await.unwrap();
+        let mut leaving = leaving;
+        leaving.wait_for(|left| *left).await.unwrap();
+        sender.send(Ok(Bytes::from_static(b"after"))).await.unwrap();
+    });
+    let upstream = upstream(address);
+    assert_eq!(text(upstream.send(post(body), PATIENCE).await.unwrap()).await, "ok");
+    sending.await.unwrap();
+    assert_eq!(upstream.stats().retries, 0);
+}
+
+#[tokio::test]
 async fn a_backend_that_says_goodbye_after_each_request_fails_none_of_many_at_once() {
     let answered = Count::default();
     let count = answered.clone();
