@@ -4,6 +4,7 @@
 //! built and instrumented, and neither a database driver nor a TLS library is needed. The rules of the layers make this
 //! possible; see the top of the product's `lib.rs`.
 
+#[allow(dead_code, reason = "not all of it is fuzzed")]
 mod bridge;
 mod merge_model;
 pub mod oracles;
@@ -11,4 +12,5 @@ pub mod oracles;
 mod samples;
 #[allow(dead_code, unused_imports, reason = "not all of it is fuzzed")]
 mod session;
+#[allow(dead_code, unused_imports, reason = "not all of it is fuzzed")]
 mod wire;

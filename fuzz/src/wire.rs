@@ -1,4 +1,26 @@
-//! The judge of a request's framing.
+//! Heads of requests: judged, read, changed and written.
 
-#[allow(unused_imports, reason = "the server, which is not here, uses them")]
+use bytes::{Bytes, BytesMut};
+
+pub mod fields;
+pub mod h1;
+pub mod headers;
+pub mod message;
 pub mod strict;
+pub mod upgrade;
+
+// What `wire` alone may call in the product.
+
+pub(crate) type Asked = h1::Asked;
+
+pub(crate) fn read_request(head: &Bytes, peer: message::Peer) -> Option<Asked> {
+    h1::read_request(head, peer)
+}
+
+pub(crate) fn write_request(wire: &mut BytesMut, head: &message::RequestHead) {
+    h1::write_request(wire, head);
+}
+
+pub(crate) fn write_fields(wire: &mut BytesMut, fields: &fields::Fields) {
+    fields.write(wire);
+}

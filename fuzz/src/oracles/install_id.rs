@@ -9,9 +9,10 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::bridge::identify::{IdentifyError, IdentifyOptions, Identity, identify};
+use crate::bridge::identify::{IdentifyError, IdentifyOptions, find, told};
 use crate::bridge::pointer::{MAX_VALUE, Pointer, PointerSearch, Step};
 use crate::session::install_id::{Format, InstallId};
+use crate::wire::fields::Fields;
 
 const POINTERS: [&[&str]; 6] = [
     &["installId"],
@@ -44,6 +45,7 @@ pub fn check(data: &[u8]) {
         well_formed(value);
     }
     identified(&pointer, max_body, document);
+    by_header(document);
 }
 
 pub fn seeds() -> Vec<Vec<u8>> {
@@ -175,14 +177,12 @@ fn identified(pointer: &Pointer, max_body: usize, document: &[u8]) {
         .map(Bytes::copy_from_slice)
         .collect();
     let body = Body::new(Arriving(pieces));
-    let outcome = ready(identify(&options, &http::HeaderMap::new(), body));
+    let outcome = ready(find(&options, &Fields::new(), body));
     let within = &document[..max_body.min(document.len())];
     let expected = match search(pointer, [within]) {
-        Step::Found(value) => InstallId::parse(Format::Token, &value)
-            .map(Identity::Known)
-            .map_err(|_| ()),
+        Step::Found(value) => InstallId::parse(Format::Token, &value).map(Some).map_err(|_| ()),
         Step::Wrong => Err(()),
-        Step::Absent | Step::NeedMore => Ok(Identity::Missing),
+        Step::Absent | Step::NeedMore => Ok(None),
     };
     match outcome {
         Ok((identity, body)) => {
@@ -193,6 +193,29 @@ fn identified(pointer: &Pointer, max_body: usize, document: &[u8]) {
         Err(IdentifyError::Malformed(_) | IdentifyError::NotAString) => assert!(expected.is_err()),
         Err(error) => panic!("{error}"),
     }
+}
+
+/// The same ID whether it stands in a body or in the header, once or twice; and none beside another.
+fn by_header(text: &[u8]) {
+    let Ok(value) = http::HeaderValue::from_bytes(text) else {
+        return;
+    };
+    let options = IdentifyOptions {
+        header: Some(http::HeaderName::from_static("x-install-id")),
+        pointer: None,
+        max_body: 0,
+        format: Format::Token,
+    };
+    let mut fields = Fields::new();
+    assert!(told(&options, &fields).expect("no header, no error").is_none());
+    fields.append("x-Install-ID", value.clone());
+    let expected = InstallId::parse(Format::Token, text).ok();
+    assert!(told(&options, &fields).ok().flatten() == expected);
+    fields.append("X-Install-Id", value);
+    assert!(told(&options, &fields).ok().flatten() == expected, "twice the same");
+    fields.append("X-INSTALL-ID", http::HeaderValue::from_static("another-one-0000"));
+    let another = InstallId::parse(Format::Token, b"another-one-0000").ok();
+    assert!(told(&options, &fields).is_err() || expected == another);
 }
 
 struct Arriving(std::collections::VecDeque<Bytes>);

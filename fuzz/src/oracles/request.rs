@@ -9,6 +9,8 @@ use http_body_util::BodyExt as _;
 use crate::samples::{GOOD, MALFORMED};
 use crate::wire::strict::{Checker, Flaw, MAX_FIELDS, Position};
 
+mod onwards;
+
 const MAX_HEADER_SIZE: usize = 4096;
 
 /// The judgement of a connection: the requests that were accepted whole, and how it ended.
@@ -42,7 +44,15 @@ fn pieces_of_one(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Feeds the pieces as a connection does: what is not released is shown again with more behind it.
 fn judge<'a>(stream: &'a [u8], pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict<'a> {
-    let mut checker = Checker::new(MAX_HEADER_SIZE);
+    judge_within(MAX_HEADER_SIZE, stream, pieces)
+}
+
+fn judge_within<'a>(
+    max_header_size: usize,
+    stream: &'a [u8],
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> Verdict<'a> {
+    let mut checker = Checker::new(max_header_size);
     let (mut request_start, mut window_start, mut read) = (0, 0, 0);
     let mut accepted = Vec::new();
     for piece in pieces {
@@ -80,14 +90,15 @@ fn judge<'a>(stream: &'a [u8], pieces: impl IntoIterator<Item = &'a [u8]>) -> Ve
 }
 
 /// Reads an accepted request in several ways that have nothing in common with the checker, or with each other.
-fn unambiguous(request: &[u8]) {
-    let request = request.strip_prefix(b"\r\n").unwrap_or(request);
+fn unambiguous(whole: &[u8]) {
+    let request = whole.strip_prefix(b"\r\n").unwrap_or(whole);
     let head_end = find(request, b"\r\n\r\n").expect("the end of the head") + 4;
     let (head, body) = request.split_at(head_end);
     let text = by_lines(head);
     by_httparse(request, head_end, &text);
     let decoded = by_length(&text, body);
     by_hyper(request, &text, &decoded);
+    onwards::check(&whole[..whole.len() - body.len()], &text, &decoded);
 }
 
 /// A head as it reads for whoever splits it at line ends and colons.
@@ -229,7 +240,7 @@ fn line(rest: &mut &[u8]) -> String {
     String::from_utf8_lossy(line).into_owned()
 }
 
-/// What the product itself reads it with.
+/// As hyper reads it, on which many a backend is built.
 fn by_hyper(request: &[u8], text: &Text<'_>, decoded: &[u8]) {
     let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| {
