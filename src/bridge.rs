@@ -172,7 +172,7 @@ enum With<'a> {
 }
 
 /// What it takes to send a request once more.
-type Again = (RequestHead, Kept);
+type Again = (Box<RequestHead>, Kept);
 
 impl Bridge {
     /// A bridge of these parts.
@@ -366,7 +366,7 @@ impl Bridge {
     /// Stage 3: the backend's request, with the session.
     fn outgoing(
         &self,
-        (head, body): (RequestHead, Body),
+        (head, body): (Box<RequestHead>, Body),
         with: With<'_>,
         origin: &Origin<'_>,
         journal: &mut Journal<'_>,

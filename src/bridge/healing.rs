@@ -39,7 +39,7 @@ impl Bridge {
         let (body, kept) = read.map_err(|_broken| Refusal::BadRequest {
             reason: "the request body could not be read",
         })?;
-        Ok((body, kept.map(|kept| (head.clone(), kept))))
+        Ok((body, kept.map(|kept| (Box::new(head.clone()), kept))))
     }
 
     /// The session that a request went with, if the response says that it is dead (rule C4).

@@ -63,7 +63,7 @@ impl Bridge {
         };
         let outbound = &self.parts.outbound;
         let host = outbound.host(head);
-        let request = outbound.build(prefetch.head(head), Body::empty(), None, journal.request_id());
+        let request = outbound.build(Box::new(prefetch.head(head)), Body::empty(), None, journal.request_id());
         // A client that leaves leaves a session behind that the next one finds (rule S4).
         let started = self.parts.tasks.spawn(self.clone().start(held, request, host)).await;
         match started.map_err(|_panicked| PrefetchError::NoSession).flatten() {

@@ -50,7 +50,7 @@ impl Outbound {
     #[must_use]
     pub fn build(
         &self,
-        mut head: RequestHead,
+        mut head: Box<RequestHead>,
         body: Body,
         cookie: Option<Vec<u8>>,
         request_id: &HeaderValue,

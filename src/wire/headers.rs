@@ -141,14 +141,16 @@ pub fn set_upgrade(fields: &mut Fields, protocol: HeaderValue) {
 
 /// Adds this hop to `Via` (RFC 9110 section 7.6.3); `received` is the version of the message as it came.
 pub fn add_via(fields: &mut Fields, received: Version) {
-    let hop = if received == Version::HTTP_2 {
-        "2 session-bridge"
-    } else if received == Version::HTTP_10 {
-        "1.0 session-bridge"
-    } else {
-        "1.1 session-bridge"
+    // Made once: every message gets one.
+    static HTTP_2: HeaderValue = HeaderValue::from_static("2 session-bridge");
+    static HTTP_10: HeaderValue = HeaderValue::from_static("1.0 session-bridge");
+    static HTTP_11: HeaderValue = HeaderValue::from_static("1.1 session-bridge");
+    let hop = match received {
+        Version::HTTP_2 => &HTTP_2,
+        Version::HTTP_10 => &HTTP_10,
+        _ => &HTTP_11,
     };
-    fields.append(name::VIA, HeaderValue::from_static(hop));
+    fields.append(name::VIA, hop.clone());
 }
 
 /// The request's own `X-Request-Id` where it is sane, else a new UUIDv7 for the moment `now_millis` (milliseconds

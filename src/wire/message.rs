@@ -40,8 +40,8 @@ impl Peer {
 /// A request.
 #[derive(Debug)]
 pub struct Request<B = Body> {
-    /// All of it that comes before the body.
-    pub head: RequestHead,
+    /// All of it that comes before the body. Boxed, as it is handed from stage to stage.
+    pub head: Box<RequestHead>,
     /// The body, as it comes.
     pub body: B,
 }
@@ -85,13 +85,13 @@ impl<B> Request<B> {
     #[must_use]
     pub fn from_http(request: http::Request<B>, peer: Peer) -> Self {
         let (parts, body) = request.into_parts();
-        let head = RequestHead {
+        let head = Box::new(RequestHead {
             method: parts.method,
             uri: parts.uri,
             version: parts.version,
             fields: Fields::from_map(&parts.headers),
             peer,
-        };
+        });
         Self { head, body }
     }
 }

@@ -112,7 +112,7 @@ impl OwnCalls {
 impl OwnCalls {
     async fn send_over(&self, upstream: &Upstream, head: &RequestHead) -> Result<ResponseHead, OwnCallError> {
         let request = Request {
-            head: head.clone(),
+            head: Box::new(head.clone()),
             body: Body::empty(),
         };
         let call = upstream.forward(request, self.options.timeout, true, |_interim| {});

@@ -11,7 +11,7 @@ use crate::wire::strict::trim;
 #[derive(Debug)]
 pub(crate) struct Asked {
     /// The request.
-    pub(crate) head: RequestHead,
+    pub(crate) head: Box<RequestHead>,
     /// Whether the connection goes on after it, as far as the client is concerned (RFC 9112 §9.3).
     pub(crate) persistent: bool,
     /// Whether the body waits for a `100 Continue` (RFC 9110 §10.1.1).
@@ -60,13 +60,13 @@ pub(crate) fn read_request(head: &Bytes, peer: Peer) -> Option<Asked> {
         .members(name::TE)
         .any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
     Some(Asked {
-        head: RequestHead {
+        head: Box::new(RequestHead {
             method,
             uri,
             version,
             fields,
             peer,
-        },
+        }),
         persistent,
         expects_continue,
         takes_trailers,

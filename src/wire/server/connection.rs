@@ -85,7 +85,7 @@ where
             persistent,
             expects_continue: _,
             takes_trailers,
-        } = *head;
+        } = head;
         let asked = Asked {
             method: head.method.clone(),
             version: head.version,

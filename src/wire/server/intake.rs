@@ -78,7 +78,7 @@ pub(super) struct Intake<IO> {
 /// What came of waiting for a request.
 pub(super) enum Next {
     /// Its head; the body is asked for as it is wanted.
-    Request(Box<Asked>),
+    Request(Asked),
     /// There is none, and here is why.
     Refused(EdgeRefusal),
     /// The client was silent for too long, or the shutdown closes idle connections.
@@ -168,7 +168,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
         }
     }
 
-    fn judge_head(&mut self) -> Result<Option<Box<Asked>>, EdgeRefusal> {
+    fn judge_head(&mut self) -> Result<Option<Asked>, EdgeRefusal> {
         let advance = self.checker.advance(&self.held)?;
         let Some(end) = advance.head else { return Ok(None) };
         self.waiting = None;
@@ -178,7 +178,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
         self.chunks = end.chunked.then(Decoder::default);
         self.small_since = None;
         self.continue_due = head.expects_continue && self.judged.is_empty() && !advance.ended;
-        Ok(Some(Box::new(head)))
+        Ok(Some(head))
     }
 
     /// Waits until a small body is here, for a moment at most. So a request takes a connection to the backend when it is
