@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connect;
 use super::connection::Connection;
@@ -62,24 +62,31 @@ impl Pool {
         }
     }
 
-    /// A place, first come, first served; `upload`: for a request that may wait for its client.
+    /// A place, first come, first served, within `connect_timeout`; `upload`: for a request that may wait for its client.
     pub(super) async fn place(&self, upload: bool) -> Result<Place, UpstreamError> {
+        let mut deadline = None;
         let upload = if upload {
-            Some(self.permit(&self.uploads).await?)
+            Some(self.permit(&self.uploads, &mut deadline).await?)
         } else {
             None
         };
         Ok(Place {
-            _place: self.permit(&self.places).await?,
+            _place: self.permit(&self.places, &mut deadline).await?,
             upload,
         })
     }
 
-    async fn permit(&self, of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, UpstreamError> {
+    /// `deadline`: set by the first who has to wait.
+    async fn permit(
+        &self,
+        of: &Arc<Semaphore>,
+        deadline: &mut Option<Instant>,
+    ) -> Result<OwnedSemaphorePermit, UpstreamError> {
         if let Ok(permit) = Arc::clone(of).try_acquire_owned() {
             return Ok(permit);
         }
-        match timeout(self.options.connect_timeout, Arc::clone(of).acquire_owned()).await {
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.options.connect_timeout);
+        match timeout_at(deadline, Arc::clone(of).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(UpstreamError::Overloaded {
                 max_connections: self.options.max_connections,

@@ -333,3 +333,32 @@ async fn uploads_that_wait_for_their_clients_leave_places_for_what_is_here() {
         assert_eq!(text(sending.await.unwrap().unwrap()).await, "ok");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_waits_for_its_place_no_longer_than_any_other_request() {
+    let connect_timeout = Duration::from_secs(1);
+    let pool = Pool::new(UpstreamOptions {
+        max_connections: 4,
+        connect_timeout,
+        ..options(([127, 0, 0, 1], 1).into())
+    });
+    let mut uploading = pool.place(true).await.unwrap();
+    let _others = [
+        pool.place(true).await.unwrap(),
+        pool.place(true).await.unwrap(),
+        pool.place(false).await.unwrap(),
+    ];
+    let started = tokio::time::Instant::now();
+    // Late, it is an upload's turn; but there is no place.
+    let done = async {
+        tokio::time::sleep(connect_timeout * 3 / 4).await;
+        uploading.uploaded();
+    };
+    let (place, ()) = tokio::join!(pool.place(true), done);
+    assert_eq!(place.unwrap_err().kind(), "overloaded");
+    let waited = started.elapsed();
+    assert!(
+        waited >= connect_timeout && waited < connect_timeout * 5 / 4,
+        "{waited:?}"
+    );
+}
