@@ -7,6 +7,7 @@ pub mod h1;
 pub mod headers;
 pub mod message;
 pub mod strict;
+pub mod timer;
 pub mod upgrade;
 
 // What `wire` alone may call in the product.

@@ -107,7 +107,8 @@ pub struct ServerOptions {
     /// How long a connection may be silent before its first request, and between two.
     pub keep_alive_timeout: Duration,
     /// How long a peer may hold up a body: send nothing of a request body that is waited for, or take nothing of a
-    /// response. Upgraded connections may be silent for as long as they like, but have to take what is sent.
+    /// response. Upgraded connections may be silent for as long as they like, but both sides have to take what
+    /// is sent.
     pub stall_timeout: Duration,
 }
 

@@ -7,14 +7,17 @@
 //! [`join`] joins the two connections.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use std::{fmt, io};
 
 use http::header::HeaderValue;
 use http::{Method, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::fields::{Fields, name};
+use super::timer::Timer;
 
 /// The protocols that a genuine upgrade request asks for: the value of its `Upgrade` field.
 ///
@@ -102,15 +105,67 @@ impl AsyncWrite for Upgraded {
 ///
 /// An end of the stream on one side is passed to the other, which may go on speaking. Each direction is read only as
 /// fast as it is written. A silent tunnel is not closed: the protocol inside has its own pings, and TCP keep-alive
-/// finds a peer that is gone.
+/// finds a peer that is gone. But an upstream that takes nothing of what it is sent for `stall_timeout` is given up; of
+/// the client its own stream has to see to that.
 ///
 /// # Errors
-/// One of the connections failed.
-pub async fn join<C>(client: &mut C, upstream: &mut Upgraded) -> io::Result<(u64, u64)>
+/// One of the connections failed, or took nothing for too long.
+pub async fn join<C>(client: &mut C, upstream: &mut Upgraded, stall_timeout: Duration) -> io::Result<(u64, u64)>
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    tokio::io::copy_bidirectional(client, upstream).await
+    let mut upstream = Awaited {
+        stream: upstream,
+        limit: stall_timeout,
+        blocked: None,
+        timer: Timer::default(),
+    };
+    tokio::io::copy_bidirectional(client, &mut upstream).await
+}
+
+/// A stream that has to take what it is sent.
+struct Awaited<'a> {
+    stream: &'a mut Upgraded,
+    limit: Duration,
+    /// Since when it takes nothing.
+    blocked: Option<Instant>,
+    timer: Timer,
+}
+
+impl Awaited<'_> {
+    /// Judges what came of an attempt to write.
+    fn judge<T>(&mut self, cx: &mut Context<'_>, attempt: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if attempt.is_ready() {
+            self.blocked = None;
+            return attempt;
+        }
+        let since = *self.blocked.get_or_insert_with(Instant::now);
+        ready!(self.timer.poll(cx, since + self.limit));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Awaited<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Awaited<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let attempt = Pin::new(&mut *self.stream).poll_write(cx, bytes);
+        self.judge(cx, attempt)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let attempt = Pin::new(&mut *self.stream).poll_flush(cx);
+        self.judge(cx, attempt)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let attempt = Pin::new(&mut *self.stream).poll_shutdown(cx);
+        self.judge(cx, attempt)
+    }
 }
 
 #[cfg(test)]

@@ -218,7 +218,8 @@ where
         Ending::Gone => {}
         Ending::Switched(mut upgraded) => {
             let _tunnel = Doing::tunnel(&edge.stats);
-            if let Err(error) = upgrade::join(&mut io, &mut upgraded).await {
+            let joined = upgrade::join(&mut io, &mut upgraded, edge.options.stall_timeout);
+            if let Err(error) = joined.await {
                 tracing::debug!(%error, "an upgraded connection broke");
             }
             let _ = io.shutdown().await;
