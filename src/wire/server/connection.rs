@@ -13,10 +13,11 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
 use super::intake::{Intake, Next, Raw, Shared, lock};
+use super::linger::{self, OverTcp};
 use super::place::{Doing, Place};
 use super::refusal::encode;
 use super::reply::{Asked, Reply, Written};
-use super::{Came, Edge, EdgeRefusal, EdgeService, linger};
+use super::{Came, Edge, EdgeRefusal, EdgeService};
 use crate::lifecycle::{Drain, Stage};
 use crate::wire::h1;
 use crate::wire::message::{Peer, Request, Response};
@@ -44,7 +45,7 @@ enum Ending {
 /// Serves requests until the connection closes, is upgraded, or has to be dropped. `first`: what was read of it already.
 pub(super) async fn run<IO, S>(io: IO, first: BytesMut, peer: Peer, service: S, place: Place, edge: Arc<Edge>)
 where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
     S: EdgeService,
 {
     let intake = Arc::new(Mutex::new(Intake::new(io, first, peer, edge.clone())));
@@ -68,7 +69,7 @@ where
 
 async fn serve<IO, S>(intake: &Shared<IO>, service: &S, edge: &Edge) -> Ending
 where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
     S: EdgeService,
 {
     loop {
@@ -104,11 +105,18 @@ where
             return switch(intake, response, &asked, edge).await;
         }
         let mut reply = Reply::new(response, &asked, close, &*edge.clock);
+        let closes = reply.closes();
+        if closes {
+            linger::end_by_reset(&lock(intake).io, true);
+        }
         match write(intake, &mut reply).await {
             Ok(Written::Whole) => {}
             Ok(Written::CutShort) | Err(_) => return Ending::Gone,
         }
-        if close || reply.closes() {
+        if closes {
+            linger::end_by_reset(&lock(intake).io, false);
+        }
+        if close || closes {
             drop(reply);
             poll_fn(|cx| lock(intake).poll_body_released(cx)).await;
             return Ending::Done;

@@ -1,9 +1,13 @@
-//! Closing a connection so that the peer can read what was sent last (RFC 9112 §9.6).
+//! Closing a connection so that the peer can read what was sent last (RFC 9112 §9.6); and so that it cannot take what
+//! was cut short for whole.
 
 use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// How long a connection lingers at most.
 pub(super) const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -45,4 +49,28 @@ async fn close_within<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, last: &[u
     };
     // Neither a peer that is gone nor one that goes on sending can be told anything more.
     let _ = tokio::time::timeout(limit, closing).await;
+}
+
+/// What is carried by TCP.
+pub(super) trait OverTcp {
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl OverTcp for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl OverTcp for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+/// Whether from now on the end of the connection is a reset, however it comes: by an error, by the forced end of a
+/// shutdown, by the end of the process. For as long as the end of the stream would be that of a response.
+pub(super) fn end_by_reset(io: &impl OverTcp, reset: bool) {
+    // It fails on a connection that is none any more.
+    let _ = SockRef::from(io.tcp()).set_linger(reset.then_some(Duration::ZERO));
 }

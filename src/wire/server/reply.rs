@@ -65,7 +65,7 @@ pub(super) struct Reply {
 pub(super) enum Written {
     /// All of it is out.
     Whole,
-    /// It breaks off, which the client sees by the end of the connection.
+    /// It breaks off, which the client sees by the end of the connection, or by its reset.
     CutShort,
 }
 
@@ -107,7 +107,7 @@ impl Reply {
         }
     }
 
-    /// Whether the body can only be told from a cut one by the end of the connection.
+    /// Whether the end of the connection is the end of the body, so that it may not end in order before.
     pub(super) fn closes(&self) -> bool {
         self.framing == Framing::UntilClose
     }

@@ -1,3 +1,4 @@
+mod cut_short;
 mod http2;
 
 use std::convert::Infallible;
@@ -23,6 +24,8 @@ use crate::wire::upgrade::Upgraded;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// More than the kernel keeps for a peer that does not read.
 const BIG: usize = 64 * 1024 * 1024;
+/// Less than that.
+const LONG: usize = 256 * 1024;
 const DRAIN_DELAY: Duration = Duration::from_millis(800);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -75,6 +78,25 @@ async fn answer(request: Request, seen: Arc<Seen>) -> Response {
                 })
             });
             http::Response::new(Body::from_stream(pieces))
+        }
+        // Breaks off behind what was sent.
+        "/cut" => {
+            let pieces = futures_util::stream::unfold((seen.clone(), 0), |(seen, turn)| async move {
+                if turn == 1 {
+                    seen.release.notified().await;
+                }
+                let piece = if turn == 0 {
+                    Ok("piece")
+                } else {
+                    Err("the backend is gone")
+                };
+                Some((piece, (seen, turn + 1)))
+            });
+            http::Response::new(Body::from_stream(pieces))
+        }
+        "/long" => {
+            let piece = Ok::<_, Infallible>(Bytes::from(vec![b'x'; LONG]));
+            http::Response::new(Body::from_stream(futures_util::stream::iter([piece])))
         }
         // Something all the time, and for longer than a silent stream is kept.
         "/ticks" => {

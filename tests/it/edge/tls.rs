@@ -169,6 +169,29 @@ async fn a_refusal_and_the_end_of_the_bridge_are_told_inside_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_breaks_off_does_not_end_in_order() {
+    const CUT: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\npiece\r\n";
+    let (backend, authority) = (RawBackend::answering(CUT).await, Authority::new("ours"));
+    let bridge = with_tls(&backend.url(), &authority.issue(&["shop.example"]))
+        .start()
+        .await;
+    // To HTTP/1.0 only the end of the connection tells that of the response.
+    for (version, kind) in [
+        ("1.0", std::io::ErrorKind::ConnectionReset),
+        ("1.1", std::io::ErrorKind::UnexpectedEof),
+    ] {
+        let mut stream = connect(&authority, bridge.traffic).await.unwrap();
+        let request = REQUEST.replace("1.1", version);
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let error = tokio::time::timeout(SOON, stream.read_to_end(&mut Vec::new()))
+            .await
+            .expect("an end")
+            .unwrap_err();
+        assert_eq!(error.kind(), kind, "HTTP/{version}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upgraded_connection_goes_over_tls_both_ways() {
     let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n";
     let backend = RawBackend::scripted(move |_, mut stream| async move {
