@@ -1,5 +1,6 @@
 //! How a session starts otherwise than by a client's request (rule S5, `session.create`).
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -7,6 +8,7 @@ use futures_util::future::join_all;
 use crate::support::bridge::{Bridge, BridgeBuilder};
 use crate::support::client::Call;
 use crate::support::fleet::Fleet;
+use crate::support::pki::Authority;
 use crate::support::raw::RawStream;
 use crate::support::real::{Framework, RealShop};
 use crate::support::shop::Shop;
@@ -162,6 +164,43 @@ async fn prefetch_works_with_real_frameworks() {
         let names = first["cookies"].as_array().expect("names");
         assert!(names.contains(&framework.id_cookie().into()), "{framework:?}: {first}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prefetch_goes_to_a_backend_over_tls_as_requests_do() {
+    let (ca, clients) = (Authority::new("backends"), Authority::new("bridges"));
+    let ours = clients.issue(&["bridge"]);
+    let shop = RealShop::start_secured(&ca.issue(&["127.0.0.1"]), Some(&clients)).await;
+    let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let trusting = |authority: &Authority| {
+        Bridge::before(&format!("https://{}", shop.address()))
+            .id_cookies(&[Framework::Flask.id_cookie()])
+            .set("session.create", "prefetch")
+            // Flask starts a session when there is something to keep.
+            .set("session.prefetch.path", "/basket/add")
+            .set("upstream.tls.ca", path(&authority.file()))
+            .set("upstream.tls.cert", path(&ours.cert))
+            .set("upstream.tls.key", path(&ours.key))
+    };
+    let bridge = trusting(&ca).start().await;
+    let ids: Vec<InstallId> = (0..5).map(|_| InstallId::random()).collect();
+    for round in 2..=3 {
+        for id in &ids {
+            let answer = bridge.ok(Call::post("/basket/add").of(id)).await;
+            assert_eq!(answer["basket"], round);
+            let names = answer["cookies"].as_array().expect("names");
+            assert!(names.contains(&Framework::Flask.id_cookie().into()), "{answer}");
+        }
+    }
+
+    let distrusting = trusting(&clients).start().await;
+    let refused = distrusting
+        .send(Call::post("/basket/add").of(&InstallId::random()))
+        .await;
+    assert_eq!(
+        (refused.status, refused.problem().as_str()),
+        (502, "session-prefetch-failed")
+    );
 }
 
 fn deriving(upstream: &str, secret: Option<&str>) -> BridgeBuilder {
