@@ -33,7 +33,7 @@ pub(super) fn check(head: &[u8], text: &Text<'_>, decoded: &[u8]) {
     as_it_stands(&asked, text);
     again(&asked.head.fields, text);
     for (preserve_host, trusted) in [(true, false), (false, true)] {
-        forwarded(asked.head.clone(), text, decoded, preserve_host, trusted);
+        forwarded(&asked, text, decoded, preserve_host, trusted);
     }
 }
 
@@ -78,7 +78,7 @@ fn again(fields: &Fields, text: &Text<'_>) {
     same(&read(&wire).head.fields, text);
 }
 
-fn forwarded(head: RequestHead, text: &Text<'_>, decoded: &[u8], preserve_host: bool, trusted: bool) {
+fn forwarded(asked: &Asked, text: &Text<'_>, decoded: &[u8], preserve_host: bool, trusted: bool) {
     let networks = if trusted {
         vec!["192.0.2.0/24".parse().unwrap()]
     } else {
@@ -91,7 +91,12 @@ fn forwarded(head: RequestHead, text: &Text<'_>, decoded: &[u8], preserve_host: 
     );
     let id = HeaderValue::from_static("request-1");
     let mut head = outbound
-        .build(head, axum::body::Body::empty(), Some(COOKIE.to_vec()), &id)
+        .build(
+            asked.head.clone(),
+            axum::body::Body::empty(),
+            Some(COOKIE.to_vec()),
+            &id,
+        )
         .head;
     let chunked = !text.all("transfer-encoding").is_empty();
     if chunked {
