@@ -399,8 +399,10 @@ impl Bridge {
         journal: &mut Journal<'_>,
     ) -> Result<(Response<UpstreamBody>, Vec<HeaderValue>), Refusal> {
         let asked = outgoing.head.fields.value(name::UPGRADE);
+        // The one is answered at the edge; after the other the client would not read on.
+        let passes = |status| status != StatusCode::CONTINUE && status != StatusCode::SWITCHING_PROTOCOLS;
         let inform = |mut interim: ResponseHead| {
-            if let Some(informer) = informer.filter(|_| interim.status != StatusCode::CONTINUE) {
+            if let Some(informer) = informer.filter(|_| passes(interim.status)) {
                 inbound::clean_interim(&mut interim.fields);
                 informer.send(&interim);
             }

@@ -4,6 +4,7 @@
 //! the head that was read, and what rides along has a place of its own. Where a library wants its types there is
 //! [`Request::from_http`] and the like.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use axum::body::Body;
@@ -46,8 +47,8 @@ pub struct Request<B = Body> {
     pub body: B,
 }
 
-/// A request without its body.
-#[derive(Clone, Debug)]
+/// A request without its body. Its `Debug` tells neither values of fields nor the target, which may be secrets.
+#[derive(Clone)]
 pub struct RequestHead {
     /// The method.
     pub method: Method,
@@ -59,6 +60,16 @@ pub struct RequestHead {
     pub fields: Fields,
     /// From whom.
     pub peer: Peer,
+}
+
+impl fmt::Debug for RequestHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestHead")
+            .field("method", &self.method)
+            .field("version", &self.version)
+            .field("fields", &self.fields)
+            .finish_non_exhaustive()
+    }
 }
 
 impl RequestHead {

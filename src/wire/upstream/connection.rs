@@ -1,5 +1,6 @@
 //! One connection to the backend, and one exchange on it.
 
+use std::fmt;
 use std::io;
 use std::mem;
 use std::pin::Pin;
@@ -23,7 +24,6 @@ use crate::wire::timer::Timer;
 const MAX_HEAD: usize = 256 * 1024;
 
 /// An open connection. Dropped, it is closed.
-#[derive(Debug)]
 pub(super) struct Connection {
     pub(super) stream: Stream,
     born: Instant,
@@ -44,6 +44,16 @@ pub(super) struct Connection {
 pub(super) struct Head {
     pub(super) response: ResponseHead,
     pub(super) length: Length,
+}
+
+/// Without what is sent and read.
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("informed", &self.informed)
+            .field("write_failed", &self.write_failed)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Connection {

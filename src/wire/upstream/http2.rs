@@ -36,6 +36,7 @@ use super::body::UpstreamBody;
 use super::pool::{Place, Pool};
 use super::{UpstreamError, UpstreamOptions, after};
 use crate::tls::{HTTP1, HTTP2};
+use crate::wire::fields::name;
 use crate::wire::message::{self, Request, ResponseHead};
 use crate::wire::timer::Timer;
 use body::Held;
@@ -133,7 +134,8 @@ impl Http2 {
             let failure = match exchange(&slot, &head, &mut upload, timeout, inform).await {
                 Ok(answer) => {
                     let held = (slot, place);
-                    return receive(answer, head.method(), held, upload, timeout).map(Sent::Answered);
+                    let response = receive(answer, head.method(), held, upload, timeout);
+                    return Ok(Sent::Answered(response));
                 }
                 Err(Broken::Stream(failure)) => failure,
                 Err(Broken::Other(error)) => return Err(error),
@@ -191,13 +193,14 @@ async fn exchange(
             return Poll::Ready(Err(Broken::Other(UpstreamError::ClientBody(what.to_owned()))));
         }
         match poll_head(&mut answer, cx, &mut informed, inform) {
-            Poll::Ready(Ok(Some(response))) => return Poll::Ready(Ok(response)),
-            Poll::Ready(Ok(None)) => {
-                let failure = Failure::unreadable("it informs without end");
-                return Poll::Ready(Err(Broken::Stream(failure)));
+            Poll::Ready(Ok(response)) => return Poll::Ready(Ok(response)),
+            Poll::Ready(Err(NoHead::Unreadable(what))) => {
+                return Poll::Ready(Err(Broken::Stream(Failure::unreadable(what))));
             }
-            Poll::Ready(Err(error)) => {
+            Poll::Ready(Err(NoHead::Error(error))) => {
                 let failure = Failure::of(&error, stream, status);
+                // Who informs has looked at the request, whatever is said later.
+                let failure = if informed > 0 { failure.seen() } else { failure };
                 return Poll::Ready(Err(Broken::Stream(failure)));
             }
             Poll::Pending => {}
@@ -215,15 +218,25 @@ async fn exchange(
     Ok(Answer { response, sending })
 }
 
-/// The head of the response, and `inform` told of those before it; `None` where these do not end.
+/// Why there is no head of a response.
+enum NoHead {
+    Error(h2::Error),
+    Unreadable(&'static str),
+}
+
+/// The head of the response, and `inform` told of those before it.
 fn poll_head(
     answer: &mut ResponseFuture,
     cx: &mut Context<'_>,
     informed: &mut usize,
     inform: &mut impl FnMut(ResponseHead),
-) -> Poll<Result<Option<Response<RecvStream>>, h2::Error>> {
+) -> Poll<Result<Response<RecvStream>, NoHead>> {
     while let Poll::Ready(Some(interim)) = answer.poll_informational(cx) {
-        let interim = interim?;
+        let interim = interim.map_err(NoHead::Error)?;
+        if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // The library takes it for one more that informs; a client would take it for the last (RFC 9113 §8.6).
+            return Poll::Ready(Err(NoHead::Unreadable("it switches protocols, which HTTP/2 cannot")));
+        }
         let fields = interim.headers().iter();
         // As the library counts a head (RFC 9113 §6.5.2).
         *informed += fields
@@ -231,11 +244,11 @@ fn poll_head(
             .sum::<usize>()
             + 42;
         if *informed > LARGEST_HEAD as usize {
-            return Poll::Ready(Ok(None));
+            return Poll::Ready(Err(NoHead::Unreadable("it informs without end")));
         }
         inform(message::Response::from(interim).head);
     }
-    Pin::new(answer).poll(cx).map_ok(Some)
+    Pin::new(answer).poll(cx).map_err(NoHead::Error)
 }
 
 /// Judges a response head and ties the body to its stream.
@@ -245,11 +258,7 @@ fn receive(
     (slot, mut place): (Slot, Place),
     mut upload: Upload,
     quiet: Duration,
-) -> Result<message::Response<UpstreamBody>, UpstreamError> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let what = "it switches protocols, which HTTP/2 cannot";
-        return Err(UpstreamError::BadResponse(what.to_owned()));
-    }
+) -> message::Response<UpstreamBody> {
     let rest = if upload.is_over() {
         place.uploaded();
         None
@@ -266,6 +275,13 @@ fn receive(
         slot,
         place: Mutex::new(place),
     };
-    let response = message::Response::from(response);
-    Ok(response.map(|receiving| UpstreamBody::of_stream(StreamBody::new(receiving, left, held, rest))))
+    let mut response = message::Response::from(response);
+    // The library has seen to it that they agree; the client is told once.
+    let fields = &mut response.head.fields;
+    if fields.all(name::CONTENT_LENGTH).count() > 1
+        && let Some(length) = fields.value(name::CONTENT_LENGTH)
+    {
+        fields.insert(name::CONTENT_LENGTH, length);
+    }
+    response.map(|receiving| UpstreamBody::of_stream(StreamBody::new(receiving, left, held, rest)))
 }

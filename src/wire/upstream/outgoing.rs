@@ -1,5 +1,6 @@
 //! A request on its way to the backend: its head and what there is of its body, with as few writes as it comes in pieces.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -22,7 +23,6 @@ const TOGETHER: usize = 16 * 1024;
 const LARGE: usize = 8 * 1024;
 
 /// See the [module](self).
-#[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) method: Method,
     /// The head, small pieces and framing; then `large`; then `behind`. Kept while nothing has left, for another connection.
@@ -54,6 +54,16 @@ enum Framing {
     /// What is left of the length that was told.
     Sized(u64),
     Chunked,
+}
+
+/// Without what is sent and read.
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outgoing")
+            .field("method", &self.method)
+            .field("framing", &self.framing)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Outgoing {

@@ -51,6 +51,17 @@ impl Failure {
         }
     }
 
+    /// The same, of a request that the backend has shown to have looked at.
+    pub(super) fn seen(self) -> Self {
+        match self.fate {
+            Fate::Unseen | Fate::Refused => Self {
+                fate: Fate::Seen,
+                ..self
+            },
+            Fate::Seen | Fate::Unreadable => self,
+        }
+    }
+
     /// What came is no response.
     pub(super) fn unreadable(what: &str) -> Self {
         Self {

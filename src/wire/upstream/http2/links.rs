@@ -116,6 +116,11 @@ impl Links {
                 return Ok(found);
             }
             if timeout_at(deadline, changed).await.is_err() {
+                if !self.state().open.is_empty() {
+                    return Err(UpstreamError::Overloaded {
+                        max_connections: self.options.max_connections,
+                    });
+                }
                 return Err(UpstreamError::Connect(format!(
                     "{}: no connection of HTTP/2 had room within {:?}",
                     self.options.host, self.options.connect_timeout
@@ -139,11 +144,14 @@ impl Links {
         if state.http1_until.is_some_and(|until| Instant::now() < until) {
             return Ok(Some(Found::Http1));
         }
+        let mut may_dial = true;
         match waiting.failures {
             Some(before) if before != state.failures => {
-                if let Some(failure) = &state.failure {
+                if let Some(failure) = state.failure.as_ref().filter(|_| state.open.is_empty()) {
                     return Err(failure.clone());
                 }
+                // There are others, of which a stream may become free: not tried again for this one.
+                may_dial = false;
             }
             Some(_) => {}
             None => {
@@ -154,7 +162,7 @@ impl Links {
         // As many connections as those who wait will fill, going by what the last one could carry.
         // A backend that allows none for now would allow none on another.
         let room = state.open.last().map_or(MAX_STREAMS, |link| link.room());
-        if room > 0 && state.dials * room < state.waiting {
+        if may_dial && room > 0 && state.dials * room < state.waiting {
             state.dials += 1;
             if let Some(this) = self.this.upgrade() {
                 tokio::spawn(this.dial(Arc::clone(pool)));

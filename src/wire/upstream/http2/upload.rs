@@ -1,5 +1,6 @@
 //! The sending half of a stream: the body of a request, only as fast as the backend takes it.
 
+use std::fmt;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -9,7 +10,6 @@ use tokio::time::Instant;
 use super::request::{Piece, Source};
 
 /// See the [module](self).
-#[derive(Debug)]
 pub(super) struct Upload {
     pub(super) source: Source,
     /// What the source has given and the backend has not taken.
@@ -31,6 +31,17 @@ enum State {
     Unwanted,
     /// What the client's body failed with.
     Failed(String),
+}
+
+/// Without what is sent.
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload")
+            .field("source", &self.source)
+            .field("left", &self.left)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Upload {

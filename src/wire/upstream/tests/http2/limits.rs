@@ -328,3 +328,41 @@ async fn clients_that_leave_in_great_number_cost_nobody_else_the_connection() {
     assert!(next.is_err(), "it is still open: {next:?}");
     assert_eq!(upstream.stats().connects, 1);
 }
+
+#[tokio::test]
+async fn a_connection_that_cannot_be_had_costs_nobody_the_streams_that_there_are() {
+    const ONE_STREAM: &[u8] = &[0, 3, 0, 0, 0, 1];
+    let (asked, release) = (Count::default(), Arc::new(tokio::sync::Notify::new()));
+    let (count, released) = (asked.clone(), Arc::clone(&release));
+    let address = backend(move |peer, index| {
+        let (count, released) = (count.clone(), Arc::clone(&released));
+        async move {
+            if index > 0 {
+                return reset(peer);
+            }
+            let mut frames = Frames::greet(peer, ONE_STREAM).await;
+            while let Some(stream) = frames.request().await {
+                if count.add(1) == 1 {
+                    released.notified().await;
+                }
+                frames.answer(stream).await;
+            }
+        }
+    })
+    .await;
+    let upstream = upstream(address);
+    let send = || {
+        let upstream = upstream.clone();
+        tokio::spawn(async move { text(upstream.send(get("/"), PATIENCE).await.unwrap()).await })
+    };
+    let first = send();
+    until("the first is under way", || asked.get() == 1).await;
+    let others = [send(), send()];
+    until("another connection was tried", || upstream.stats().connect_failures > 0).await;
+    release.notify_one();
+    assert_eq!(first.await.unwrap(), "ok");
+    for other in others {
+        assert_eq!(other.await.unwrap(), "ok");
+    }
+    assert!(upstream.stats().connect_failures < 10, "{:?}", upstream.stats());
+}

@@ -134,14 +134,51 @@ async fn a_switch_of_protocols_is_no_answer() {
     let address = framed(|mut frames, _| async move {
         let stream = frames.request().await.unwrap();
         frames.write(HEADERS, END_HEADERS, stream, STATUS_101).await;
+        frames.answer(stream).await;
         frames.next_of(RST_STREAM).await;
     })
     .await;
-    let error = upstream(address)
-        .send(get("/"), Duration::from_millis(300))
-        .await
-        .unwrap_err();
-    assert!(error.arrived(), "{error:?}");
+    let inform = |interim: message::ResponseHead| panic!("told of {interim:?}");
+    let answered = upstream(address).forward(ours(get("/")), PATIENCE, true, inform).await;
+    let error = answered.map(message::Response::into_http).unwrap_err();
+    assert!(matches!(error, UpstreamError::BadResponse(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_the_backend_has_spoken_of_is_not_sent_again() {
+    const STATUS_103: &[u8] = &[0x08, 3, b'1', b'0', b'3'];
+    let asked = Count::default();
+    let count = asked.clone();
+    let address = framed(move |mut frames, _| {
+        let count = count.clone();
+        async move {
+            while let Some(stream) = frames.request().await {
+                count.add(1);
+                frames.write(HEADERS, END_HEADERS, stream, STATUS_103).await;
+                frames.reset(stream, Reason::REFUSED_STREAM).await;
+            }
+        }
+    })
+    .await;
+    let error = upstream(address).send(get("/"), PATIENCE).await.unwrap_err();
+    assert!(matches!(error, UpstreamError::Reset { arrived: true, .. }), "{error:?}");
+    assert_eq!(asked.get(), 1);
+}
+
+#[tokio::test]
+async fn a_length_that_is_told_twice_is_passed_on_once() {
+    // `content-length: 2` (static table entry 28), twice.
+    const HEAD: &[u8] = &[0x88, 0x0f, 13, 1, b'2', 0x0f, 13, 1, b'2'];
+    let address = framed(|mut frames, _| async move {
+        let stream = frames.request().await.unwrap();
+        frames.write(HEADERS, END_HEADERS, stream, HEAD).await;
+        frames.write(DATA, END_STREAM, stream, b"ok").await;
+        frames.next_of(GO_AWAY).await;
+    })
+    .await;
+    let response = upstream(address).send(get("/"), PATIENCE).await.unwrap();
+    assert_eq!(response.headers().get_all("content-length").iter().count(), 1);
+    assert_eq!(text(response).await, "ok");
 }
 
 /// What the backend does with the stream after "hel" of the body, and whether "hel" is then all of it.
