@@ -13,6 +13,18 @@ mod onwards;
 
 const MAX_HEADER_SIZE: usize = 4096;
 
+/// Fields that no client may have the backend read.
+const FORGED: [&str; 8] = [
+    "Cookie: sid=theirs\r\ncOOKIE: sid=theirs",
+    "Cookie2: $Version=1\r\nX-Request-Id: 1\r\nX-Request-Id: 2",
+    "Connection: close, Cookie, X-Request-Id, Via, X-A\r\nX-A: 1\r\nVia: 1.0 a",
+    "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: websocket\r\nHTTP2-Settings: x",
+    "Proxy-Authorization: Basic x\r\nKeep-Alive: timeout=5\r\nExpect: 100-continue\r\nTE: trailers",
+    "X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: 198.51.100.2\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: b",
+    "X_Forwarded_For: 198.51.100.1\r\nX-Real-IP: 198.51.100.1\r\nX-Forwarded-Port: 1",
+    "Forwarded: for=198.51.100.1;host=\"b\r\nForwarded: for=\"[::1]\"",
+];
+
 /// The judgement of a connection: the requests that were accepted whole, and how it ended.
 #[derive(Debug, PartialEq, Eq)]
 struct Verdict<'a> {
@@ -35,6 +47,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let mut seeds: Vec<Vec<u8>> = GOOD.iter().map(|good| good.as_bytes().to_vec()).collect();
     seeds.extend(MALFORMED.iter().map(|(bad, _)| bad.as_bytes().to_vec()));
     seeds.extend(GOOD.windows(3).map(|three| three.concat().into_bytes()));
+    seeds.extend(FORGED.map(|fields| format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n").into_bytes()));
     seeds
 }
 
