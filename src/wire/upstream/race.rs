@@ -130,6 +130,8 @@ fn by_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use socket2::{Domain, Socket, Type};
     use tokio::net::TcpListener;
 
@@ -168,9 +170,14 @@ mod tests {
         }
     }
 
+    /// Bound, so that nobody else gets the port, and not listening.
     fn refusing() -> SocketAddr {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
+        static HELD: Mutex<Vec<Socket>> = Mutex::new(Vec::new());
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        HELD.lock().unwrap().push(socket);
+        address
     }
 
     async fn open() -> TcpListener {
