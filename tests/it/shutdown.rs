@@ -250,9 +250,17 @@ async fn readiness_and_metrics_are_answered_until_the_last_request_is_done() {
     let ready = bridge.ops(Call::get("/readyz")).await;
     assert_eq!((ready.status, &ready.json()["draining"]), (503, &true.into()));
     assert!(bridge.metrics().await.contains("session_bridge_client_connections 1\n"));
-    let logs = bridge.logs();
-    let waiting = logs.lines().find(|line| line.contains("waiting for what is open"));
-    assert!(waiting.is_some_and(|line| line.contains("\"requests\":1,")), "{logs}");
+    // It is written by a thread of its own, a moment later.
+    eventually(
+        "the line that says what is waited for",
+        Duration::from_secs(2),
+        async || {
+            let logs = bridge.logs();
+            let mut waiting = logs.lines().filter(|line| line.contains("waiting for what is open"));
+            waiting.any(|line| line.contains("\"requests\":1,"))
+        },
+    )
+    .await;
     assert_eq!(slow.head().await.expect("a response").status(), 200);
     assert_eq!(bridge.exit(Duration::from_secs(5)).await.code(), Some(0));
 }
