@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::{Serialize, Serializer};
 
 use super::{Ops, SessionAccess, error, json};
-use crate::session::clock::Timestamp;
+use crate::session::clock::{Timestamp, civil_date};
 use crate::session::credential::{Credential, bearer_token};
 use crate::session::install_id::InstallId;
 use crate::session::store::{Key, StoreError, StoreFuture};
@@ -78,20 +78,7 @@ pub fn rfc3339(time: Timestamp) -> String {
     const DAY: u64 = 86_400_000;
     let millis = time.as_millis().min(LAST);
     let (days, of_day) = (millis / DAY, millis % DAY);
-    // The calendar counted from 1 March of the year 0, so that the leap day ends its year: in it, 400 years have
-    // 146 097 days, and the months from March on begin every 30.6 days.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (year, month, day) = civil_date(days);
     let (hour, minute, second) = (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1000 % 60);
     format!(
         "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",

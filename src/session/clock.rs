@@ -88,3 +88,51 @@ impl Clock for ManualClock {
         Timestamp(self.0.load(Ordering::SeqCst))
     }
 }
+
+/// Year, month and day of the Gregorian calendar, so many days after 1970-01-01.
+#[must_use]
+pub fn civil_date(days: u64) -> (u64, u32, u32) {
+    // Counted from 0000-03-01: the leap day is the last of its year then, and of its era of 400 years.
+    let days = days.saturating_add(719_468);
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (next_year, month) = if month < 10 { (0, month + 3) } else { (1, month - 9) };
+    let small = |number: u64| u32::try_from(number).unwrap_or_default();
+    (era * 400 + year + next_year, small(month), small(day))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::civil_date;
+
+    #[test]
+    fn the_first_day_is_the_epoch() {
+        assert_eq!(civil_date(0), (1970, 1, 1));
+        assert_eq!(civil_date(20_759), (2026, 11, 2));
+    }
+
+    proptest! {
+        #[test]
+        fn every_day_follows_the_one_before(day in 0_u64..2_932_896) {
+            let ((year, month, date_), next) = (civil_date(day), civil_date(day + 1));
+            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            let days = match month {
+                2 if leap => 29,
+                2 => 28,
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            let expected = match (month, date_) {
+                (12, 31) => (year + 1, 1, 1),
+                (month, date_) if date_ == days => (year, month + 1, 1),
+                (month, date_) => (year, month, date_ + 1),
+            };
+            prop_assert_eq!(next, expected);
+        }
+    }
+}

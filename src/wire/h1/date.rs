@@ -1,23 +1,16 @@
 //! The date of a response (RFC 9110 §5.6.7).
 
-use crate::session::clock::Timestamp;
+use crate::session::clock::{Timestamp, civil_date};
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`.
 pub(crate) fn imf_fixdate(now: Timestamp) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] = [
-        "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Jan", "Feb",
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
     let seconds = now.as_millis() / 1000;
     let days = seconds / 86_400;
-    // Days since 1 March of the year 0, in cycles of 400 years; a year begins in March, so that a leap day ends one.
-    let shifted = days + 719_468;
-    let (cycle, day_of_cycle) = (shifted / 146_097, shifted % 146_097);
-    let year_of_cycle = (day_of_cycle - day_of_cycle / 1460 + day_of_cycle / 36_524 - day_of_cycle / 146_096) / 365;
-    let day_of_year = day_of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let year = cycle * 400 + year_of_cycle + u64::from(month >= 10);
+    let (year, month, day) = civil_date(days);
     let name = |names: &[&'static str], index: u64| {
         usize::try_from(index)
             .ok()
@@ -28,7 +21,7 @@ pub(crate) fn imf_fixdate(now: Timestamp) -> String {
     format!(
         "{}, {day:02} {} {year:04} {:02}:{:02}:{:02} GMT",
         name(&DAYS, days % 7),
-        name(&MONTHS, month),
+        name(&MONTHS, u64::from(month) - 1),
         seconds / 3600 % 24,
         seconds / 60 % 60,
         seconds % 60,
