@@ -199,7 +199,12 @@ impl Bridge {
         let _under_way = came.under_way;
         let head = &request.head;
         let route = self.parts.routes.find(&head.method, head.uri.path());
-        let mut journal = Journal::open(head, route.name(), self.parts.sessions.now(), &self.parts.metrics);
+        let mut journal = Journal::open(
+            head,
+            route.name(),
+            self.parts.sessions.wall_lately(),
+            &self.parts.metrics,
+        );
         let informer = came.informer.as_ref();
         match self.answer(request, informer, route, &mut journal, dispatched).await {
             Ok(response) => journal.close(response),
@@ -372,7 +377,7 @@ impl Bridge {
         journal: &mut Journal<'_>,
     ) -> Request {
         let parts = &self.parts;
-        let now = parts.sessions.now();
+        let now = parts.sessions.lately();
         let (held, derived) = match with {
             With::Held(held) => (held, None),
             With::Cookie(cookie) => (None, Some(cookie)),

@@ -19,11 +19,12 @@
 //! ```text
 //! main → cli → { app, config, lifecycle, telemetry }
 //!              app → { bridge, store, wire, ops, lifecycle, metrics, config, tls }
-//!                    bridge  → { session, wire, metrics }
-//!                    store   → { session, tls }
+//!                    bridge  → { session, wire, metrics, moment, access_log }
+//!                    store   → { session, tls, moment }
 //!                    ops     → { session, metrics }
 //!                    metrics → session
-//!                    wire    → { session::clock, lifecycle, tls }
+//!                    wire    → { session::clock, lifecycle, tls, moment }
+//!                    moment, access_log → session
 //!                    session, lifecycle, tls → nothing of ours
 //! ```
 //!
@@ -32,12 +33,14 @@
 //! `bridge.rs` puts them in order. A part declares its own options; only `app` translates the configuration into
 //! them. A test (`tests/it/architecture.rs`) holds these arrows.
 
+pub mod access_log;
 pub mod app;
 pub mod bridge;
 pub mod cli;
 pub mod config;
 pub mod lifecycle;
 pub mod metrics;
+pub mod moment;
 pub mod ops;
 pub mod session;
 pub mod store;

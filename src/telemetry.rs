@@ -21,9 +21,11 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, fmt};
 
+use crate::access_log;
 use crate::config::{Log, LogFormat, LogLevel};
 
 mod json;
+mod requests;
 mod sink;
 mod spelling;
 mod stamp;
@@ -66,6 +68,10 @@ pub fn init(log: &Log) -> io::Result<Flush> {
             "log lines were dropped: standard output does not take them fast enough"
         );
     })?;
+    if spells_requests(format, log.level) {
+        let sink = sink.clone();
+        access_log::take_by(move |line| requests::write(&sink, line));
+    }
     tracing::dispatcher::set_global_default(dispatch(format, log.level, terminal, sink.clone()))
         .map_err(io::Error::other)?;
     let (told, before) = (sink.clone(), panic::take_hook());
@@ -91,6 +97,11 @@ fn dispatch(format: LogFormat, level: LogLevel, colours: bool, sink: Sink) -> Di
             Dispatch::new(tracing_subscriber::registry().with(layer.with_filter(filter)))
         }
     }
+}
+
+/// Whether lines of requests are wanted, in the form that [`requests`] knows.
+fn spells_requests(format: LogFormat, level: LogLevel) -> bool {
+    format == LogFormat::Json && filter(level).0.would_enable(access_log::TARGET, &Level::INFO)
 }
 
 /// Whether an event is to be written at once.
@@ -179,6 +190,21 @@ mod tests {
                 let seen: Vec<_> = all.into_iter().filter(|event| text.contains(event)).collect();
                 assert_eq!(seen, expected, "{format:?} {level:?}");
             }
+        }
+    }
+
+    #[test]
+    fn requests_are_spelled_where_their_events_would_be_written_as_json() {
+        for (level, wanted) in [
+            (LogLevel::Off, false),
+            (LogLevel::Error, false),
+            (LogLevel::Warn, false),
+            (LogLevel::Info, true),
+            (LogLevel::Debug, true),
+            (LogLevel::Trace, true),
+        ] {
+            assert_eq!(spells_requests(LogFormat::Json, level), wanted, "{level:?}");
+            assert!(!spells_requests(LogFormat::Text, level), "{level:?}");
         }
     }
 

@@ -14,6 +14,7 @@ use super::lead::{Claim, LEASE_TTL, Lead};
 use super::pending::Pending;
 use super::sessions::Sessions;
 use crate::metrics::{LeaseEvent, Metrics};
+use crate::moment;
 use crate::session::clock::Timestamp;
 use crate::session::record::Snapshot;
 use crate::session::store::{Acquired, Key, LeaseState, LeaseToken, StoreError, Version};
@@ -144,7 +145,7 @@ impl Acquire {
     /// # Errors
     /// See [`AcquireError`].
     pub async fn acquire(&self, key: &Key, asks: Asks) -> Result<Ready, AcquireError> {
-        let began = Instant::now();
+        let began = moment::now();
         let until = began + self.store_patience;
         match in_time(timeout_at(until, self.look(key, began)).await) {
             Ok(Look::Ready(ready)) => Ok(ready),

@@ -2,18 +2,24 @@
 //! by its digest alone.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::Duration;
 
 use axum::body::Body;
 use http::{HeaderValue, Method, StatusCode};
+use tokio::time::Instant;
 
 use super::refuse::Refusal;
+use crate::access_log::Line;
 use crate::metrics::{Metrics, Outcome, StatusClass};
-use crate::session::clock::Timestamp;
+use crate::moment;
+use crate::session::clock::{Clock as _, SystemClock, Timestamp};
 use crate::session::store::Key;
 use crate::wire::fields::name;
 use crate::wire::headers;
 use crate::wire::message::{RequestHead, Response};
+
+/// A request that takes no longer is told of as if nobody had set the wall clock meanwhile.
+const QUICK: Duration = Duration::from_secs(1);
 
 /// What became of the session, as far as the request has come.
 pub type Session = Outcome;
@@ -27,6 +33,7 @@ pub struct Journal<'a> {
     request_id: HeaderValue,
     install: Option<Key>,
     session: Outcome,
+    came: Duration,
     started: Instant,
     dispatched: Option<Instant>,
     responded: Option<Instant>,
@@ -36,17 +43,18 @@ pub struct Journal<'a> {
 }
 
 impl<'a> Journal<'a> {
-    /// Begins the story of the request with that head.
+    /// Begins the story of the request with that head, which came so long after the Unix epoch.
     #[must_use]
-    pub fn open(head: &RequestHead, route: &'a str, now: Timestamp, metrics: &'a Metrics) -> Self {
+    pub fn open(head: &RequestHead, route: &'a str, came: Duration, metrics: &'a Metrics) -> Self {
         Self {
             metrics,
             method: head.method.clone(),
             route,
-            request_id: headers::request_id(&head.fields, now.as_millis()),
+            request_id: headers::request_id(&head.fields, Timestamp::after_epoch(came).as_millis()),
             install: None,
             session: Outcome::None,
-            started: Instant::now(),
+            came,
+            started: moment::lately(),
             dispatched: None,
             responded: None,
             refusal: None,
@@ -73,12 +81,12 @@ impl<'a> Journal<'a> {
 
     /// It goes to the backend.
     pub fn dispatched(&mut self) {
-        self.dispatched = Some(Instant::now());
+        self.dispatched = Some(moment::lately());
     }
 
     /// The backend has answered, or will not.
     pub fn responded(&mut self) {
-        self.responded = Some(Instant::now());
+        self.responded = Some(moment::now());
     }
 
     /// What stood in the way, for operators.
@@ -107,30 +115,38 @@ impl<'a> Journal<'a> {
 
     fn tell(&mut self, status: Option<StatusCode>) {
         self.told = true;
-        let elapsed = self.started.elapsed();
+        // Where the backend has answered, that was a moment ago, or has been waited since.
+        let ended = self.responded.map_or_else(moment::now, |_| moment::lately());
+        let took = ended.saturating_duration_since(self.started);
         let upstream = self.dispatched.zip(self.responded).map(|(from, to)| to - from);
         if let Some(upstream) = upstream {
             self.metrics.upstream(upstream);
         }
         let class = status.map_or(StatusClass::Other, StatusClass::from);
-        self.metrics
-            .request((&self.method).into(), class, self.session, elapsed);
-        tracing::info!(
-            message = match status {
-                Some(_) => "request",
-                None => "request given up: its connection ended before there was an answer",
-            },
-            method = self.method.as_str(),
-            route = self.route,
-            status = status.map(|status| status.as_u16()),
-            ms = millis(elapsed),
-            upstream_ms = upstream.map(millis),
-            session = self.session.text(),
-            request_id = self.request_id.to_str().unwrap_or_default(),
-            install = self.install.map(tracing::field::display),
-            refusal = self.refusal,
-            cause = self.cause,
-        );
+        self.metrics.request((&self.method).into(), class, self.session, took);
+        let line = Line {
+            at: self.told_at(took),
+            method: &self.method,
+            route: self.route,
+            status,
+            took,
+            upstream,
+            session: self.session.text(),
+            request_id: &self.request_id,
+            install: self.install,
+            refusal: self.refusal,
+            cause: self.cause.as_deref(),
+        };
+        line.tell();
+    }
+
+    /// When it is told, if it took so long.
+    fn told_at(&self, took: Duration) -> Duration {
+        if took < QUICK {
+            self.came + took
+        } else {
+            SystemClock.since_epoch()
+        }
     }
 }
 
@@ -140,10 +156,4 @@ impl Drop for Journal<'_> {
             self.tell(None);
         }
     }
-}
-
-/// Milliseconds, to the microsecond.
-fn millis(duration: std::time::Duration) -> f64 {
-    let micros = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
-    f64::from(micros) / 1000.0
 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::unreadable::{OnUnreadable, Watch};
 use crate::metrics::{Metrics, StoreOp, StoreResult};
+use crate::moment;
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::copies::{AtHand, Copies};
 use crate::session::newest::Newest;
@@ -94,6 +95,18 @@ impl Sessions {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// The present moment or one just before, see [`moment`]: enough to tell what has expired.
+    #[must_use]
+    pub fn lately(&self) -> Timestamp {
+        Timestamp::after_epoch(self.wall_lately())
+    }
+
+    /// The same, as exactly as the clock knows it: how long ago the Unix epoch was.
+    #[must_use]
+    pub fn wall_lately(&self) -> Duration {
+        moment::wall_lately(&*self.clock)
     }
 
     /// Whether that record, if any, has a session.
@@ -527,10 +540,10 @@ impl Sessions {
         operation: StoreOp,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let started = Instant::now();
+        let started = moment::lately();
         let result = call.await;
         self.metrics
-            .store_operation(operation, StoreResult::from(&result), started.elapsed());
+            .store_operation(operation, StoreResult::from(&result), moment::lately() - started);
         match &result {
             Ok(_) | Err(StoreError::Corrupt(_) | StoreError::Unreadable(_) | StoreError::TooLarge(_)) => {
                 if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::AcqRel) {

@@ -18,6 +18,13 @@ impl Timestamp {
         Self(millis)
     }
 
+    /// The moment so long after the Unix epoch, without what is less than a millisecond.
+    #[must_use]
+    pub fn after_epoch(time: Duration) -> Self {
+        let seconds = time.as_secs().saturating_mul(1000);
+        Self(seconds.saturating_add(u64::from(time.subsec_millis())))
+    }
+
     /// Milliseconds since the Unix epoch.
     #[must_use]
     pub const fn as_millis(self) -> u64 {
@@ -41,27 +48,25 @@ impl Timestamp {
 pub trait Clock: Send + Sync + 'static {
     /// The present moment.
     fn now(&self) -> Timestamp;
-}
 
-/// The wall clock of the machine.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
-
-impl SystemClock {
-    /// How long ago the Unix epoch was, as exactly as the machine knows it. A clock set before 1970 reads as the epoch
-    /// itself: everything stored then counts as unexpired.
-    #[must_use]
-    #[allow(clippy::disallowed_methods, reason = "this is the one place that asks")]
-    pub fn since_epoch() -> Duration {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    /// How long ago the Unix epoch was, as exactly as the clock knows it.
+    fn since_epoch(&self) -> Duration {
+        Duration::from_millis(self.now().as_millis())
     }
 }
 
+/// The wall clock of the machine. Set before 1970 it reads as the epoch itself: everything stored then counts as unexpired.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        let since_epoch = Self::since_epoch();
-        let seconds = since_epoch.as_secs().saturating_mul(1000);
-        Timestamp(seconds.saturating_add(u64::from(since_epoch.subsec_millis())))
+        Timestamp::after_epoch(self.since_epoch())
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "this is the one place that asks")]
+    fn since_epoch(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 }
 

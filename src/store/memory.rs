@@ -13,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::shards::Shards;
 use super::slot::Slot;
+use crate::moment;
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::quota::{Place, Quota, Taken};
 use crate::session::store::{
@@ -80,7 +81,9 @@ impl MemoryStore {
     }
 
     fn read<T>(&self, key: &Key, read: impl FnOnce(&Slot, Timestamp) -> T) -> Result<T, StoreError> {
-        let now = self.now()?;
+        self.is_open()?;
+        // A lease that has just run out still counts: who looks asks again.
+        let now = Timestamp::after_epoch(moment::wall_lately(&*self.inner.clock));
         let shard = self.inner.shards.of(key);
         Ok(match shard.slots.get(key) {
             Some(slot) => read(slot, now),
@@ -94,10 +97,14 @@ impl MemoryStore {
     }
 
     fn now(&self) -> Result<Timestamp, StoreError> {
+        self.is_open().map(|()| self.inner.clock.now())
+    }
+
+    fn is_open(&self) -> Result<(), StoreError> {
         if self.inner.closed.load(Ordering::Acquire) {
             return Err(StoreError::Unavailable("it has been closed".into()));
         }
-        Ok(self.inner.clock.now())
+        Ok(())
     }
 }
 

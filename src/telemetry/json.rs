@@ -17,12 +17,12 @@ use super::is_urgent;
 use super::sink::Sink;
 use super::spelling::{Bare, Escaped, escape, fraction, is_plain, unsigned};
 use super::stamp::Stamp;
-use crate::session::clock::SystemClock;
+use crate::session::clock::{Clock as _, SystemClock};
 
 /// What a thread writes its lines with.
-struct Desk {
-    line: Vec<u8>,
-    stamp: Stamp,
+pub(super) struct Desk {
+    pub(super) line: Vec<u8>,
+    pub(super) stamp: Stamp,
 }
 
 impl Desk {
@@ -36,6 +36,17 @@ impl Desk {
 
 thread_local! {
     static DESK: RefCell<Desk> = RefCell::new(Desk::new());
+}
+
+/// Writes a line at the desk of this thread.
+pub(super) fn at_desk(write: impl FnOnce(&mut Desk)) {
+    DESK.with(|desk| {
+        // A value whose text logs something itself finds the desk in use: it gets one of its own.
+        match desk.try_borrow_mut() {
+            Ok(mut desk) => write(&mut desk),
+            Err(_) => write(&mut Desk::new()),
+        }
+    });
 }
 
 /// Writes the events that `filter` lets through. Spans are not told: nothing here opens one.
@@ -68,7 +79,7 @@ impl Subscriber for JsonLines {
         if self.lets_through(metadata) {
             // Every event is heard of here before it first comes: its names need not be looked at again.
             let mut names = metadata.fields().iter().map(|field| field.name());
-            if !is_plain(metadata.target()) || !names.all(is_plain) {
+            if !is_plain(metadata.target().as_bytes()) || !names.all(|name| is_plain(name.as_bytes())) {
                 self.odd_names.store(true, Ordering::Relaxed);
             }
             Interest::always()
@@ -86,13 +97,7 @@ impl Subscriber for JsonLines {
     }
 
     fn event(&self, event: &Event<'_>) {
-        DESK.with(|desk| {
-            // A value whose text logs something itself finds the desk in use: it gets one of its own.
-            match desk.try_borrow_mut() {
-                Ok(mut desk) => self.write(&mut desk, event),
-                Err(_) => self.write(&mut Desk::new(), event),
-            }
-        });
+        at_desk(|desk| self.write(desk, event));
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -113,7 +118,7 @@ impl JsonLines {
         let metadata = event.metadata();
         line.clear();
         line.extend_from_slice(b"{\"timestamp\":\"");
-        stamp.write(SystemClock::since_epoch(), line);
+        stamp.write(SystemClock.since_epoch(), line);
         line.extend_from_slice(b"\",\"level\":\"");
         line.extend_from_slice(level(*metadata.level()).as_bytes());
         line.push(b'"');

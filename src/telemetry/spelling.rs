@@ -28,10 +28,15 @@ impl fmt::Write for Bare<'_> {
 
 /// Appends `text` as it stands within quotes (§7).
 pub(super) fn escape(line: &mut Vec<u8>, text: &str) {
+    escape_bytes(line, text.as_bytes());
+}
+
+/// The same, for a text that is known to be one.
+pub(super) fn escape_bytes(line: &mut Vec<u8>, text: &[u8]) {
     if is_plain(text) {
-        line.extend_from_slice(text.as_bytes());
+        line.extend_from_slice(text);
     } else {
-        escape_each(line, text.as_bytes());
+        escape_each(line, text);
     }
 }
 
@@ -53,8 +58,7 @@ fn escape_each(line: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// Whether `text` has nothing to be escaped.
-pub(super) fn is_plain(text: &str) -> bool {
-    let text = text.as_bytes();
+pub(super) fn is_plain(text: &[u8]) -> bool {
     // Eight bytes at once; the last eight may overlap those before.
     if let Some(last) = text.last_chunk() {
         let (words, _) = text.as_chunks();
@@ -94,10 +98,16 @@ pub(super) fn unsigned(line: &mut Vec<u8>, mut number: u64) {
 
 /// Appends the shortest text that means this number, which is finite; whole numbers with `.0`.
 pub(super) fn fraction(line: &mut Vec<u8>, number: f64) {
-    let Some(thousandths) = thousandths(number) else {
-        let _ = write!(Bare(line), "{number:?}");
-        return;
-    };
+    match thousandths(number) {
+        Some(number) => in_thousandths(line, number),
+        None => {
+            let _ = write!(Bare(line), "{number:?}");
+        }
+    }
+}
+
+/// Appends the shortest text that means so many thousandths; of whole numbers with `.0`.
+pub(super) fn in_thousandths(line: &mut Vec<u8>, thousandths: u64) {
     unsigned(line, thousandths / 1000);
     let [a, b, c] = [thousandths / 100, thousandths / 10, thousandths].map(decimal);
     match (b, c) {

@@ -62,7 +62,7 @@ mod tests {
     use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
     use super::*;
-    use crate::session::clock::SystemClock;
+    use crate::session::clock::{Clock as _, SystemClock};
 
     fn text(stamp: &mut Stamp, since_epoch: Duration) -> String {
         let mut line = Vec::new();
@@ -107,9 +107,9 @@ mod tests {
     fn the_present_is_what_lines_of_text_say_too() {
         // One of these falls between the two others.
         let mut told = String::new();
-        let before = text(&mut Stamp::new(), SystemClock::since_epoch());
+        let before = text(&mut Stamp::new(), SystemClock.since_epoch());
         SystemTime.format_time(&mut Writer::new(&mut told)).unwrap();
-        let after = text(&mut Stamp::new(), SystemClock::since_epoch());
+        let after = text(&mut Stamp::new(), SystemClock.since_epoch());
         assert!(before <= told && told <= after, "{before} {told} {after}");
     }
 }

@@ -135,11 +135,13 @@ fn each_layer_uses_only_those_below_it() {
         ("lifecycle", &[]),
         ("tls", &[]),
         ("metrics", &["session"]),
-        ("wire", &["metrics", "lifecycle", "tls"]),
-        ("store", &["session", "tls"]),
-        ("bridge", &["session", "wire", "metrics"]),
+        ("moment", &["session"]),
+        ("access_log", &["session"]),
+        ("wire", &["metrics", "lifecycle", "tls", "moment"]),
+        ("store", &["session", "tls", "moment"]),
+        ("bridge", &["session", "wire", "metrics", "moment", "access_log"]),
         ("ops", &["session", "metrics"]),
-        ("telemetry", &["config"]),
+        ("telemetry", &["config", "access_log"]),
         ("config", &["session"]),
     ];
     for source in sources() {

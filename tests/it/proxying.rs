@@ -760,6 +760,36 @@ async fn a_request_that_is_refused_unread_is_in_the_log_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_one_line_in_the_log() {
+    let shop = Shop::start().await;
+    let mut bridge = Bridge::before(&shop.url()).start().await;
+    let call = Call::get("/basket").header("x-install-id", InstallId::random().as_str());
+    let answer = bridge.send(call).await;
+    assert_eq!(answer.status, 200);
+    assert!(bridge.terminate().await.success());
+    let (logs, request_id) = (bridge.logs(), answer.header("x-request-id"));
+    let lines: Vec<_> = logs.lines().filter(|line| line.contains(request_id)).collect();
+    assert_eq!((lines.len(), request_id.len()), (1, 36), "{lines:?}");
+
+    assert!(lines[0].starts_with("{\"timestamp\":\"20"), "{lines:?}");
+    let line: serde_json::Value = serde_json::from_str(lines[0]).expect("JSON");
+    for (field, value) in [
+        ("level", "INFO"),
+        ("message", "request"),
+        ("method", "GET"),
+        ("route", "*"),
+        ("session", "created"),
+        ("target", "session_bridge::bridge::journal"),
+    ] {
+        assert_eq!(line[field], value, "{field}: {line}");
+    }
+    assert_eq!(line["status"], 200);
+    let (all, upstream) = (line["ms"].as_f64(), line["upstream_ms"].as_f64());
+    assert!(upstream > Some(0.0) && all >= upstream, "{line}");
+    assert_eq!(line["install"].as_str().map(str::len), Some(32));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_installation_is_the_same_in_every_spelling_and_place() {
     let shop = Shop::start().await;
     let bridge = Bridge::before(&shop.url()).id_cookies(&["sid"]).start().await;

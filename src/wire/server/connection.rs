@@ -19,6 +19,7 @@ use super::refusal::encode;
 use super::reply::{Asked, Reply, Written};
 use super::{Came, Edge, EdgeRefusal, EdgeService};
 use crate::lifecycle::{Drain, Stage};
+use crate::moment;
 use crate::wire::h1;
 use crate::wire::message::{Peer, Request, Response};
 use crate::wire::timer::Timer;
@@ -54,7 +55,7 @@ where
         let mut served = pin!(serve(&intake, &service, &edge));
         poll_fn(|cx| match watch.poll_forced(cx) {
             Poll::Ready(()) => Poll::Ready(None),
-            Poll::Pending => served.as_mut().poll(cx).map(Some),
+            Poll::Pending => moment::one_poll(|| served.as_mut().poll(cx)).map(Some),
         })
         .await
     };

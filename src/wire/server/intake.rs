@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::{CLOSING_GRACE, Edge, EdgeRefusal, Informer};
+use crate::moment;
 use crate::wire::h1::{Asked, Chunk, Decoder, read_request, write_status_line};
 use crate::wire::message::{Peer, ResponseHead};
 use crate::wire::reading::Reading;
@@ -192,7 +193,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
                 // Whoever reads the body is told.
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
                 Poll::Pending => {
-                    let since = *self.small_since.get_or_insert_with(Instant::now);
+                    let since = *self.small_since.get_or_insert_with(moment::lately);
                     return self.read_timer.poll(cx, since + SMALL_BODY_WAIT);
                 }
             }
@@ -344,7 +345,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
     fn poll_deadline(&mut self, cx: &mut Context<'_>, position: Position) -> Poll<()> {
         let since = match self.waiting {
             Some((waited_for, since)) if waited_for == position => since,
-            _ => self.waiting.insert((position, Instant::now())).1,
+            _ => self.waiting.insert((position, moment::lately())).1,
         };
         let options = &self.edge.options;
         let deadline = match position {
@@ -496,7 +497,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
             self.blocked = None;
             return attempt;
         }
-        let since = *self.blocked.get_or_insert_with(Instant::now);
+        let since = *self.blocked.get_or_insert_with(moment::lately);
         ready!(self.write_timer.poll(cx, since + self.edge.options.stall_timeout));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

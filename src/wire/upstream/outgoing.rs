@@ -13,6 +13,7 @@ use http_body::Body as _;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
+use crate::moment;
 use crate::wire::fields::name;
 use crate::wire::h1::{LAST_CHUNK, write_chunk_size, write_request, write_trailers};
 use crate::wire::message::Request;
@@ -107,7 +108,7 @@ impl Outgoing {
             unflushed: false,
             failed: None,
             awaits_client: false,
-            moved: Instant::now(),
+            moved: moment::lately(),
             has_moved: false,
             is_fresh: true,
         }
@@ -158,7 +159,7 @@ impl Outgoing {
         let polled = self.poll_parts(cx, io);
         // The clock is read once, however much has moved.
         if std::mem::take(&mut self.has_moved) && !self.is_fresh {
-            self.moved = Instant::now();
+            self.moved = moment::lately();
         }
         self.is_fresh = false;
         polled

@@ -11,6 +11,7 @@ use super::connect;
 use super::connection::Connection;
 use super::stats::{Counters, Open};
 use super::{UPLOADS, UpstreamError, UpstreamOptions};
+use crate::moment;
 
 /// How often idle connections are looked at: one that the backend has closed keeps a socket until then.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -137,7 +138,7 @@ impl Pool {
 
     /// Takes a connection back whose exchange has ended.
     pub(super) fn put(self: &Arc<Self>, mut connection: Box<Connection>) {
-        let now = Instant::now();
+        let now = moment::lately();
         if self.may_be_used_again(&mut connection, now) {
             self.idle().push(Idle { connection, since: now });
             self.start_sweeping();
