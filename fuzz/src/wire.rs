@@ -14,8 +14,10 @@ pub mod upgrade;
 
 pub(crate) type Asked = h1::Asked;
 
-pub(crate) fn read_request(head: &Bytes, peer: message::Peer) -> Option<Asked> {
-    h1::read_request(head, peer)
+pub(crate) fn read_request(head: Bytes, peer: message::Peer) -> Option<Asked> {
+    let mut checker = strict::Checker::new(head.len());
+    checker.advance(&head).ok()?;
+    h1::read_request(head, checker.take_judged()?, peer)
 }
 
 pub(crate) fn write_request(wire: &mut BytesMut, head: &message::RequestHead) {

@@ -7,6 +7,7 @@
 //! Trailers, and what the libraries for HTTP/2 and for calls of our own take, are [`HeaderMap`]s: [`Fields::from_map`],
 //! [`Fields::to_map`].
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,51 +15,23 @@ use std::sync::Arc;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
+mod lines;
 pub mod name;
 
-/// How many fields there is room for beside those that were read: what a proxy adds.
-const ADDED: usize = 10;
+pub(super) use lines::Lines;
+use lines::{Key, Line, Place, Span};
+
+/// How many bytes of lines there is room for, once one is set.
+const SET_ROOM: usize = 512;
 
 /// See the [module](self).
 #[derive(Clone, Default)]
 pub struct Fields {
     /// The head that the lines were read from.
     head: Bytes,
-    lines: Vec<Line>,
-    /// What was set here. It stays when its line is taken off.
-    set: Vec<(FieldName, HeaderValue)>,
-    marks: Marks,
-}
-
-/// Small, since lines are moved up when others are taken off.
-#[derive(Clone, Copy)]
-enum Line {
-    /// As it came: where in the head.
-    Read { name: Span, value: Span },
-    /// Set here: which of them.
-    Set(u32),
-}
-
-/// Where something is in the head, which is never as long as 4 GiB.
-#[derive(Clone, Copy)]
-struct Span {
-    start: u32,
-    end: u32,
-}
-
-impl Span {
-    fn of(part: &[u8], head: &[u8]) -> Option<Self> {
-        let start = part.as_ptr().addr().checked_sub(head.as_ptr().addr())?;
-        let end = start.checked_add(part.len()).filter(|&end| end <= head.len())?;
-        Some(Self {
-            start: u32::try_from(start).ok()?,
-            end: u32::try_from(end).ok()?,
-        })
-    }
-
-    const fn range(self) -> Range<usize> {
-        self.start as usize..self.end as usize
-    }
+    lines: Lines,
+    /// The lines that were set here, as they are written. They stay when they are taken off.
+    set: Vec<u8>,
 }
 
 /// The name of a field that is set, as it is written. Names are the same whatever their case.
@@ -109,25 +82,6 @@ impl fmt::Debug for FieldName {
     }
 }
 
-/// Which names there may be: one bit for each length and first letter. What has none of the bit need not be looked for.
-#[derive(Clone, Copy, Default)]
-struct Marks(u64);
-
-impl Marks {
-    fn bit(name: &[u8]) -> u64 {
-        let first = name.first().map_or(0, |byte| usize::from(byte | 0x20));
-        1 << ((name.len() * 7 + first) & 63)
-    }
-
-    fn add(&mut self, name: &[u8]) {
-        self.0 |= Self::bit(name);
-    }
-
-    fn may_hold(self, name: &str) -> bool {
-        self.0 & Self::bit(name.as_bytes()) != 0
-    }
-}
-
 impl Fields {
     /// None at all.
     #[must_use]
@@ -135,25 +89,19 @@ impl Fields {
         Self::default()
     }
 
-    /// None yet, of a head that is about to be taken apart, of some `count` lines.
-    pub(super) fn of(head: Bytes, count: usize) -> Self {
+    /// What was noted of the lines of `head`.
+    pub(super) fn of(head: Bytes, lines: Lines) -> Self {
         Self {
             head,
-            lines: Vec::with_capacity(count + ADDED),
+            lines,
             set: Vec::new(),
-            marks: Marks::default(),
         }
     }
 
     /// Adds a line of the head that this was made [of](Self::of). `None` when they are no parts of it.
     pub(super) fn push_read(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
-        let (name_at, value_at) = (Span::of(name, &self.head)?, Span::of(value, &self.head)?);
-        self.marks.add(name);
-        self.lines.push(Line::Read {
-            name: name_at,
-            value: value_at,
-        });
-        Some(())
+        let (name, value) = (place_of(name, &self.head)?, place_of(value, &self.head)?);
+        self.lines.note_parts(&self.head, name, value)
     }
 
     /// How many lines there are.
@@ -165,16 +113,18 @@ impl Fields {
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+        self.len() == 0
     }
 
     /// Names and values in order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.lines.iter().map(|&line| (self.name_of(line), self.value_of(line)))
+        let lines = self.lines.lines.iter();
+        lines.map(|&line| (self.name_of(line), self.value_of(line)))
     }
 
     /// The value of the first line of that name.
     #[must_use]
+    #[inline]
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.find(name).map(|line| self.value_of(line))
     }
@@ -197,55 +147,81 @@ impl Fields {
 
     /// The members of a comma-separated field, over all its lines, without the blanks around them.
     pub fn members<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.all(name)
-            .flat_map(|line| line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
+        let mut lines = self.all(name);
+        let mut rest: Option<&[u8]> = None;
+        std::iter::from_fn(move || {
+            let members = rest.take().or_else(|| lines.next())?;
+            let comma = members.iter().position(|&byte| byte == b',');
+            let member = comma.map_or(members, |comma| members.get(..comma).unwrap_or_default());
+            rest = comma.and_then(|comma| members.get(comma + 1..));
+            Some(member.trim_ascii())
+        })
     }
 
     /// Whether there is a line of that name.
     #[must_use]
+    #[inline]
     pub fn contains(&self, name: &str) -> bool {
         self.find(name).is_some()
     }
 
     /// One line of that name, in the place of the first there was.
-    pub fn insert(&mut self, name: impl Into<FieldName>, value: HeaderValue) {
-        let name = name.into();
-        let Some(at) = self.position(name.as_str()) else {
-            return self.append(name, value);
+    pub fn insert(&mut self, name: impl Into<FieldName>, value: impl Borrow<HeaderValue>) {
+        self.insert_line(name.into().as_str(), value.borrow());
+    }
+
+    fn insert_line(&mut self, name: &str, value: &HeaderValue) {
+        let line = self.keep(name, value);
+        let Some(at) = self.position(line.key, name) else {
+            return self.lines.push(line);
         };
         let mut index = 0;
-        self.retain(|this| {
+        self.retain_lines(|this, spelt| {
             index += 1;
-            index <= at + 1 || !is(this, name.as_str())
+            index <= at + 1 || this.key != line.key || !is(spelt, name)
         });
-        let new = self.keep(name, value);
-        if let Some(line) = self.lines.get_mut(at) {
-            *line = new;
+        if let Some(first) = self.lines.lines.get_mut(at) {
+            *first = line;
         }
     }
 
     /// One more line of that name.
-    pub fn append(&mut self, name: impl Into<FieldName>, value: HeaderValue) {
-        let name = name.into();
-        self.marks.add(name.as_str().as_bytes());
-        let line = self.keep(name, value);
+    pub fn append(&mut self, name: impl Into<FieldName>, value: impl Borrow<HeaderValue>) {
+        let line = self.keep(name.into().as_str(), value.borrow());
         self.lines.push(line);
     }
 
-    fn keep(&mut self, name: FieldName, value: HeaderValue) -> Line {
-        if self.set.capacity() == 0 {
-            self.set.reserve_exact(ADDED);
+    /// Writes a line that is set here, to stand where it is put.
+    fn keep(&mut self, name: &str, value: &HeaderValue) -> Line {
+        let (name, value, set) = (name.as_bytes(), value.as_bytes(), &mut self.set);
+        if set.capacity() == 0 {
+            set.reserve_exact(SET_ROOM);
         }
-        self.set.push((name, value));
-        // No message has so many that this would not hold.
-        Line::Set(u32::try_from(self.set.len() - 1).unwrap_or(u32::MAX))
+        let start = set.len();
+        set.extend_from_slice(name);
+        set.extend_from_slice(b": ");
+        set.extend_from_slice(value);
+        let end = set.len();
+        set.extend_from_slice(b"\r\n");
+        Line {
+            key: Key::of(name),
+            place: Place::Set,
+            name: Span::new(&(start..start + name.len())),
+            value: Span::new(&(end - value.len()..end)),
+        }
     }
 
     /// Takes all lines of that name off.
+    #[inline]
     pub fn remove(&mut self, name: &str) {
-        if self.marks.may_hold(name) {
-            self.retain(|this| !is(this, name));
+        let key = Key::of(name.as_bytes());
+        if self.lines.may_hold(key) {
+            self.remove_lines(key, name);
         }
+    }
+
+    fn remove_lines(&mut self, key: Key, name: &str) {
+        self.retain_lines(|this, spelt| this.key != key || !is(spelt, name));
     }
 
     /// Takes all lines of that name off, and returns their values in order.
@@ -259,45 +235,40 @@ impl Fields {
 
     /// Keeps the lines of whose name `keep` says so.
     pub fn retain(&mut self, mut keep: impl FnMut(&[u8]) -> bool) {
-        let Self { head, lines, set, .. } = self;
-        lines.retain(|line| keep(name_of(head, set, *line)));
+        self.retain_lines(|_, name| keep(name));
+    }
+
+    fn retain_lines(&mut self, mut keep: impl FnMut(Line, &[u8]) -> bool) {
+        let Self { head, lines, set } = self;
+        lines.lines.retain(|&line| keep(line, part(head, set, line, line.name)));
     }
 
     /// Writes the lines, each with its CRLF.
     pub(super) fn write(&self, wire: &mut BytesMut) {
-        // Lines that are next to each other in the head are copied at once.
-        let mut pending: Option<Range<usize>> = None;
-        for &line in &self.lines {
-            let whole = self.whole(line);
-            match (&mut pending, whole) {
-                (Some(pending), Some(whole)) if pending.end == whole.start => pending.end = whole.end,
-                (_, whole) => {
-                    self.copy(wire, std::mem::replace(&mut pending, whole));
-                    if pending.is_none() {
+        // Lines that are next to each other are copied at once.
+        let (mut run, mut run_is_set) = (0..0, false);
+        for &line in &self.lines.lines {
+            let is_set = line.place == Place::Set;
+            match line.whole() {
+                Some(whole) if whole.start == run.end && is_set == run_is_set => run.end = whole.end,
+                whole => {
+                    self.copy(wire, run, run_is_set);
+                    if whole.is_none() {
                         wire.put_slice(self.name_of(line));
                         wire.put_slice(b": ");
                         wire.put_slice(self.value_of(line));
                         wire.put_slice(b"\r\n");
                     }
+                    (run, run_is_set) = (whole.unwrap_or_default(), is_set);
                 }
             }
         }
-        self.copy(wire, pending);
+        self.copy(wire, run, run_is_set);
     }
 
-    fn copy(&self, wire: &mut BytesMut, span: Option<Range<usize>>) {
-        if let Some(bytes) = span.and_then(|span| self.head.get(span)) {
-            wire.put_slice(bytes);
-        }
-    }
-
-    /// Where a line that was read is, if it looks just as one that is written.
-    fn whole(&self, line: Line) -> Option<Range<usize>> {
-        let Line::Read { name, value } = line else { return None };
-        let (name, value) = (name.range(), value.range());
-        let as_written = self.head.get(name.end..value.start) == Some(b": ")
-            && self.head.get(value.end..value.end + 2) == Some(b"\r\n");
-        as_written.then_some(name.start..value.end + 2)
+    fn copy(&self, wire: &mut BytesMut, run: Range<usize>, is_set: bool) {
+        let buffer: &[u8] = if is_set { &self.set } else { &self.head };
+        wire.put_slice(buffer.get(run).unwrap_or_default());
     }
 
     /// The same fields, their names `Like-This`.
@@ -308,7 +279,7 @@ impl Fields {
             .map(|(name, value)| name.as_str().len() + value.len() + 4)
             .sum();
         let mut head = BytesMut::with_capacity(size);
-        let mut spans = Vec::with_capacity(map.len());
+        let mut lines = Lines::default();
         for (name, value) in map {
             let start = head.len();
             write_title_case(&mut head, name.as_str());
@@ -316,24 +287,18 @@ impl Fields {
             head.put_slice(b": ");
             let from = head.len();
             head.put_slice(value.as_bytes());
-            spans.push((start..end, from..head.len()));
+            let to = head.len();
             head.put_slice(b"\r\n");
+            lines.note_parts(&head, start..end, from..to);
         }
-        let head = head.freeze();
-        let mut fields = Self::of(head.clone(), spans.len());
-        for (name, value) in spans {
-            if let (Some(name), Some(value)) = (head.get(name), head.get(value)) {
-                fields.push_read(name, value);
-            }
-        }
-        fields
+        Self::of(head.freeze(), lines)
     }
 
     /// The same fields, as the libraries take them. What those cannot hold is left out.
     #[must_use]
     pub fn to_map(&self) -> HeaderMap {
         let mut map = HeaderMap::with_capacity(self.lines.len());
-        for &line in &self.lines {
+        for &line in &self.lines.lines {
             if let (Ok(name), Some(value)) = (HeaderName::from_bytes(self.name_of(line)), self.shared(line)) {
                 map.append(name, value);
             }
@@ -342,36 +307,42 @@ impl Fields {
     }
 
     fn lines_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Line> {
-        let lines: &[Line] = if self.marks.may_hold(name) { &self.lines } else { &[] };
-        lines.iter().copied().filter(move |&line| is(self.name_of(line), name))
+        let key = Key::of(name.as_bytes());
+        let lines: &[Line] = if self.lines.may_hold(key) {
+            &self.lines.lines
+        } else {
+            &[]
+        };
+        let lines = lines.iter().copied();
+        lines.filter(move |&line| line.key == key && is(self.name_of(line), name))
     }
 
+    #[inline]
     fn find(&self, name: &str) -> Option<Line> {
-        self.position(name).and_then(|at| self.lines.get(at).copied())
+        let key = Key::of(name.as_bytes());
+        let at = self.lines.may_hold(key).then(|| self.position(key, name));
+        self.lines.lines.get(at??).copied()
     }
 
-    fn position(&self, name: &str) -> Option<usize> {
-        if !self.marks.may_hold(name) {
-            return None;
-        }
-        self.lines.iter().position(|&line| is(self.name_of(line), name))
+    fn position(&self, key: Key, name: &str) -> Option<usize> {
+        let mut lines = self.lines.lines.iter();
+        lines.position(|&line| line.key == key && is(self.name_of(line), name))
     }
 
     fn name_of(&self, line: Line) -> &[u8] {
-        name_of(&self.head, &self.set, line)
+        part(&self.head, &self.set, line, line.name)
     }
 
     fn value_of(&self, line: Line) -> &[u8] {
-        match line {
-            Line::Read { value, .. } => self.head.get(value.range()).unwrap_or_default(),
-            Line::Set(at) => self.set.get(at as usize).map_or(&[], |(_, value)| value.as_bytes()),
-        }
+        part(&self.head, &self.set, line, line.value)
     }
 
     fn shared(&self, line: Line) -> Option<HeaderValue> {
-        match line {
-            Line::Read { value, .. } => HeaderValue::from_maybe_shared(self.head.slice(value.range())).ok(),
-            Line::Set(at) => self.set.get(at as usize).map(|(_, value)| value.clone()),
+        match line.place {
+            Place::Loose | Place::Whole => {
+                HeaderValue::from_maybe_shared(self.head.slice_ref(self.value_of(line))).ok()
+            }
+            Place::Set => HeaderValue::from_bytes(self.value_of(line)).ok(),
         }
     }
 }
@@ -387,22 +358,30 @@ impl FromIterator<(&'static str, &'static str)> for Fields {
     }
 }
 
-fn name_of<'a>(head: &'a [u8], set: &'a [(FieldName, HeaderValue)], line: Line) -> &'a [u8] {
-    match line {
-        Line::Read { name, .. } => head.get(name.range()).unwrap_or_default(),
-        Line::Set(at) => set.get(at as usize).map_or(&[], |(name, _)| name.as_str().as_bytes()),
-    }
+/// What is at `span` of the buffer that `line` is in.
+fn part<'a>(head: &'a [u8], set: &'a [u8], line: Line, span: Span) -> &'a [u8] {
+    let buffer = if line.place == Place::Set { set } else { head };
+    buffer.get(span.range()).unwrap_or_default()
+}
+
+/// Where in `head` that part of it is.
+fn place_of(part: &[u8], head: &[u8]) -> Option<Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(head.as_ptr().addr())?;
+    let end = start.checked_add(part.len()).filter(|&end| end <= head.len())?;
+    Some(start..end)
 }
 
 /// Whether it is that name, in whatever case.
 fn is(name: &[u8], wanted: &str) -> bool {
-    name.len() == wanted.len() && name.eq_ignore_ascii_case(wanted.as_bytes())
+    let wanted = wanted.as_bytes();
+    name == wanted || name.eq_ignore_ascii_case(wanted)
 }
 
 /// Tells names alone: values may be secrets.
 impl fmt::Debug for Fields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self
+            .lines
             .lines
             .iter()
             .map(|&line| self.name_of(line).escape_ascii().to_string());

@@ -15,5 +15,5 @@ mod scan;
 pub(super) use chunked::{Chunk, Decoder, LAST_CHUNK, write_chunk_size, write_trailers};
 pub(super) use date::imf_fixdate;
 pub(super) use request::{Asked, read_request, write_request};
-pub(super) use response::{Length, read_response, write_status_line};
+pub(super) use response::{Length, decimal, read_response, write_status_line};
 pub(super) use scan::HeadScan;

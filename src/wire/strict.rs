@@ -7,6 +7,7 @@
 //! The [`Checker`] is pure: it does no I/O, keeps no bytes and reads no clock. Its verdict depends on the bytes alone,
 //! never on how they were cut into reads.
 
+mod bytes;
 mod chunked;
 mod head;
 mod http2;
@@ -14,7 +15,8 @@ mod http2;
 use chunked::Chunked;
 use head::{Framing, Head};
 
-pub(super) use head::{find_control, trim};
+pub(super) use bytes::{TOKEN, find_control};
+pub(super) use head::Judged;
 pub(super) use http2::admit as admit_http2;
 
 /// The most header fields a request may have. As many as most backends take.
@@ -67,6 +69,8 @@ pub enum Position {
 pub struct Checker {
     max_header_size: usize,
     phase: Phase,
+    /// What was found in the last head.
+    judged: Option<Judged>,
 }
 
 #[derive(Debug)]
@@ -86,6 +90,7 @@ impl Checker {
         Self {
             max_header_size,
             phase: Phase::Head(Head::default()),
+            judged: None,
         }
     }
 
@@ -102,6 +107,11 @@ impl Checker {
             self.phase = Phase::Failed(flaw);
         }
         result
+    }
+
+    /// What is where in the head that was released last. Once.
+    pub(super) fn take_judged(&mut self) -> Option<Judged> {
+        self.judged.take()
     }
 
     /// Goes on to the next request. Does nothing unless the last one has ended.
@@ -147,6 +157,7 @@ impl Checker {
                     None => return Ok(unfinished(release, head_end)),
                     Some((length, framing)) => {
                         release += length;
+                        self.judged = head.take_judged();
                         head_end = Some(HeadEnd {
                             length,
                             chunked: framing == Framing::Chunked,

@@ -2,20 +2,22 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Lines that CRLF ends are noted as they come, others by their parts.
 fn read(head: &'static [u8]) -> Fields {
-    let head = Bytes::from_static(head);
-    let lines: Vec<_> = head
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-        .collect();
-    let mut fields = Fields::of(head.clone(), lines.len());
-    for line in lines {
+    let (mut lines, mut start) = (Lines::default(), 0);
+    for line in head.split_inclusive(|byte| *byte == b'\n') {
         let colon = line.iter().position(|byte| *byte == b':').unwrap();
-        fields
-            .push_read(&line[..colon], line[colon + 1..].trim_ascii())
-            .unwrap();
+        if let Some(line) = line.strip_suffix(b"\r\n") {
+            let value = lines.note(line, start, colon);
+            assert_eq!(line[value], *line[colon + 1..].trim_ascii());
+        } else {
+            let value = line[colon + 1..].trim_ascii();
+            let from = place_of(value, head).unwrap();
+            lines.note_parts(head, start..start + colon, from).unwrap();
+        }
+        start += line.len();
     }
-    fields
+    Fields::of(Bytes::from_static(head), lines)
 }
 
 fn written(fields: &Fields) -> String {
@@ -30,6 +32,11 @@ fn value(text: &'static str) -> HeaderValue {
 
 #[test]
 fn what_nobody_touched_is_written_as_it_came_and_what_was_added_behind_it() {
+    let loose = read(b"A:1\r\nB:\t2\r\nC: 3 \r\nD:  4\r\nE: \r\nF:\r\nG: 5\nH: 6\r\n");
+    assert_eq!(
+        written(&loose),
+        "A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nE: \r\nF: \r\nG: 5\r\nH: 6\r\n"
+    );
     let mut fields = read(b"hOST: shop\r\nx-a: 1\r\nX-A: 2\r\nX-b:\t3 \r\nX-Empty: \r\nx-c:4\n");
     assert_eq!(
         written(&fields),

@@ -5,7 +5,7 @@ use http::{Method, Uri, Version};
 
 use crate::wire::fields::{Fields, name};
 use crate::wire::message::{Peer, RequestHead};
-use crate::wire::strict::trim;
+use crate::wire::strict::Judged;
 
 /// A request as it was read, and what it says of its connection.
 #[derive(Debug)]
@@ -20,32 +20,18 @@ pub(crate) struct Asked {
     pub(crate) takes_trailers: bool,
 }
 
-/// Reads a head that [`strict`](crate::wire::strict) has judged, with an empty line before it where there was one.
-/// `None` where it cannot be held in these types: it is malformed then, in a way that was not judged.
-pub(crate) fn read_request(head: &Bytes, peer: Peer) -> Option<Asked> {
-    let mut at = if head.starts_with(b"\r\n") { 2 } else { 0 };
-    let (line, next) = line(head, at)?;
-    let mut words = line.split(|&byte| byte == b' ');
-    let (method, target, version) = (words.next()?, words.next()?, words.next()?);
-    let version = match version {
-        b"HTTP/1.1" => Version::HTTP_11,
-        b"HTTP/1.0" => Version::HTTP_10,
-        _ => return None,
+/// Makes a request of a head in which [`strict`](crate::wire::strict) has found these parts. `None` where it cannot be
+/// held in these types: it is malformed then, in a way that was not judged.
+pub(crate) fn read_request(head: Bytes, judged: Judged, peer: Peer) -> Option<Asked> {
+    let version = if judged.is_http_11 {
+        Version::HTTP_11
+    } else {
+        Version::HTTP_10
     };
-    let method = Method::from_bytes(method).ok()?;
-    let uri = Uri::from_maybe_shared(head.slice_ref(target)).ok()?;
-    let mut fields = Fields::of(head.clone(), memchr::memchr_iter(b'\n', head).count());
-    at = next;
-    loop {
-        let (line, next) = self::line(head, at)?;
-        if line.is_empty() {
-            break;
-        }
-        let colon = memchr::memchr(b':', line)?;
-        let (name, value) = line.split_at_checked(colon)?;
-        fields.push_read(name, trim(value.get(1..)?))?;
-        at = next;
-    }
+    let method = Method::from_bytes(head.get(judged.method)?).ok()?;
+    let target = head.slice_ref(head.get(judged.target)?);
+    let uri = Uri::from_maybe_shared(target).ok()?;
+    let fields = Fields::of(head, judged.lines);
     let options = Options::of(&fields);
     let persistent = if version == Version::HTTP_11 {
         !options.close
@@ -71,13 +57,6 @@ pub(crate) fn read_request(head: &Bytes, peer: Peer) -> Option<Asked> {
         expects_continue,
         takes_trailers,
     })
-}
-
-/// The line that begins at `at`, without its CRLF, and where the next one begins.
-fn line(head: &[u8], at: usize) -> Option<(&[u8], usize)> {
-    let rest = head.get(at..)?;
-    let length = memchr::memchr(b'\r', rest)?;
-    Some((rest.get(..length)?, at + length + 2))
 }
 
 /// What `Connection` says of the connection.
@@ -118,9 +97,14 @@ pub(crate) fn write_request(wire: &mut BytesMut, head: &RequestHead) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::strict::Checker;
 
     fn read(head: impl Into<Bytes>) -> Asked {
-        read_request(&head.into(), Peer::at(([127, 0, 0, 1], 1).into())).unwrap()
+        let (head, mut checker) = (head.into(), Checker::new(4096));
+        assert_eq!(checker.advance(&head).unwrap().release, head.len());
+        let judged = checker.take_judged().unwrap();
+        assert!(checker.take_judged().is_none());
+        read_request(head, judged, Peer::at(([127, 0, 0, 1], 1).into())).unwrap()
     }
 
     #[test]
@@ -144,7 +128,7 @@ mod tests {
             ("*", "*"),
         ] {
             let mut wire = BytesMut::new();
-            let mut head = read("GET / HTTP/1.1\r\n\r\n").head;
+            let mut head = read("GET / HTTP/1.1\r\nHost: a\r\n\r\n").head;
             head.uri = target.parse().unwrap();
             write_request(&mut wire, &head);
             let wire = String::from_utf8(wire.to_vec()).unwrap();

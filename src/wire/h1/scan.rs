@@ -1,9 +1,17 @@
-//! Where a response head ends; and the two bytes in it that would cost all of it: NUL, and a CR that ends no line.
+//! Where a response head ends, and what is where in it; and the two bytes in it that would cost all of it: NUL, and a CR
+//! that ends no line.
 //!
-//! Of a response head the parser leaves out single lines that it cannot read, but at these two it gives up. So they
+//! Nearly every head is well-formed: of such a one all places are noted on the way to its end. What is not is left to a
+//! parser that forgives much. It leaves out single lines that it cannot read, but at those two bytes it gives up. So they
 //! are made into another byte that no field may hold (RFC 9110 §5.5): the line is left out like the others.
 
-use crate::wire::strict::find_control;
+use std::ops::Range;
+
+use http::{StatusCode, Version};
+
+use super::response::MAX_FIELDS;
+use crate::wire::fields::Lines;
+use crate::wire::strict::{TOKEN, find_control};
 
 /// What the parser takes for a reason to leave a line out.
 const UNREADABLE: u8 = 0x01;
@@ -17,6 +25,19 @@ pub(crate) struct HeadScan {
     line_start: usize,
     /// There was a line that is not empty.
     begun: bool,
+    /// There was something that is not well-formed, or not simple.
+    odd: bool,
+    status: Option<StatusLine>,
+    lines: Lines,
+}
+
+/// A status line (RFC 9112 §4).
+#[derive(Debug)]
+pub(super) struct StatusLine {
+    pub(super) version: Version,
+    pub(super) status: StatusCode,
+    /// Where in the head the reason phrase is.
+    pub(super) reason: Range<usize>,
 }
 
 impl HeadScan {
@@ -36,33 +57,85 @@ impl HeadScan {
                     return None;
                 }
                 (Some(b'\r'), Some(b'\n')) => {
-                    if self.end_line(at, at + 2) {
+                    if self.end_line(window, at, at + 2) {
                         return Some(at + 2);
                     }
                 }
                 (Some(b'\n'), _) => {
-                    if self.end_line(at, at + 1) {
+                    self.odd = true;
+                    if self.end_line(window, at, at + 1) {
                         return Some(at + 1);
                     }
                 }
-                (Some(b'\r' | 0), _) => {
-                    if let Some(byte) = window.get_mut(at) {
+                (Some(b'\t'), _) => self.scanned = at + 1,
+                (Some(byte), _) => {
+                    if matches!(byte, b'\r' | 0)
+                        && let Some(byte) = window.get_mut(at)
+                    {
                         *byte = UNREADABLE;
                     }
+                    self.odd = true;
                     self.scanned = at + 1;
                 }
-                _ => self.scanned = at + 1,
+                (None, _) => return None,
             }
         }
     }
 
-    /// Whether that line was the empty one which ends a head. Empty lines before a status line are skipped by the parser.
-    fn end_line(&mut self, end: usize, next: usize) -> bool {
-        let empty = end == self.line_start;
-        (self.scanned, self.line_start) = (next, next);
-        self.begun |= !empty;
-        empty && self.begun
+    /// What is where in a head that is complete. `None`: the parser has to tell.
+    pub(super) fn found(self) -> Option<(StatusLine, Lines)> {
+        let status = self.status.filter(|_| !self.odd)?;
+        Some((status, self.lines))
     }
+
+    /// Whether that line was the empty one which ends a head. Empty lines before a status line are skipped by the parser.
+    fn end_line(&mut self, window: &[u8], end: usize, next: usize) -> bool {
+        let start = self.line_start;
+        (self.scanned, self.line_start) = (next, next);
+        let line = window.get(start..end).unwrap_or_default();
+        if line.is_empty() {
+            return self.begun;
+        }
+        if !self.odd {
+            self.odd = !self.note(line, start);
+        }
+        self.begun = true;
+        false
+    }
+
+    /// Notes a line which begins at `start`. `false` when it is not as it should be.
+    fn note(&mut self, line: &[u8], start: usize) -> bool {
+        if !self.begun {
+            self.status = status_line(line, start);
+            return self.status.is_some();
+        }
+        let name_length = TOKEN.run(line);
+        let good = name_length > 0 && line.get(name_length) == Some(&b':') && self.lines.len() < MAX_FIELDS;
+        if good {
+            self.lines.note(line, start, name_length);
+        }
+        good
+    }
+}
+
+fn status_line(line: &[u8], start: usize) -> Option<StatusLine> {
+    let (version, rest) = line.split_at_checked(b"HTTP/1.x".len())?;
+    let version = match version {
+        b"HTTP/1.1" => Version::HTTP_11,
+        b"HTTP/1.0" => Version::HTTP_10,
+        _ => return None,
+    };
+    let (code, reason) = rest.strip_prefix(b" ")?.split_at_checked(3)?;
+    let reason_start = match reason {
+        [] => line.len(),
+        [b' ', reason @ ..] if reason.is_ascii() => line.len() - reason.len(),
+        _ => return None,
+    };
+    Some(StatusLine {
+        version,
+        status: StatusCode::from_bytes(code).ok()?,
+        reason: start + reason_start..start + line.len(),
+    })
 }
 
 #[cfg(test)]

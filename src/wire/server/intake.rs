@@ -175,7 +175,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
         self.waiting = None;
         let head = self.held.split_to(end.length).freeze();
         self.judged = self.held.split_to(advance.release - end.length);
-        let head = read_request(&head, self.peer).ok_or(EdgeRefusal::BadRequest("an unreadable request head"))?;
+        let judged = self.checker.take_judged();
+        let head = judged.and_then(|judged| read_request(head, judged, self.peer));
+        let head = head.ok_or(EdgeRefusal::BadRequest("an unreadable request head"))?;
         self.chunks = end.chunked.then(Decoder::default);
         self.small_since = None;
         self.continue_due = head.expects_continue && self.judged.is_empty() && !advance.ended;

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::intake::{Intake, lock};
 use crate::session::clock::Clock;
 use crate::wire::fields::name;
-use crate::wire::h1::{LAST_CHUNK, imf_fixdate, write_chunk_size, write_status_line, write_trailers};
+use crate::wire::h1::{LAST_CHUNK, decimal, imf_fixdate, write_chunk_size, write_status_line, write_trailers};
 use crate::wire::message::{Response, ResponseHead};
 
 /// Up to how much is put together for one write.
@@ -289,7 +289,7 @@ fn framing(head: &mut ResponseHead, body: &Body, asked: &Asked) -> Framing {
         return Framing::None;
     }
     let told = fields.get(name::CONTENT_LENGTH);
-    if let Some(told) = told.and_then(|told| std::str::from_utf8(told).ok()?.parse().ok()) {
+    if let Some(told) = told.and_then(decimal) {
         return Framing::Sized(told);
     }
     fields.remove(name::CONTENT_LENGTH);

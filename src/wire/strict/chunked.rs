@@ -1,7 +1,7 @@
 //! The framing of a chunked body (RFC 9112 §7.1), one byte at a time; chunk data is skipped over.
 
 use super::Flaw;
-use super::head::is_token_byte;
+use super::bytes::TOKEN;
 
 /// The most bytes of chunk extensions in one body.
 const MAX_EXTENSIONS: usize = 8 * 1024;
@@ -138,8 +138,8 @@ impl Chunked {
             return Err(Flaw::Malformed("too many chunk extensions"));
         }
         let at = match (at, byte) {
-            (Extension::NameStart | Extension::Name, _) if is_token_byte(byte) => Extension::Name,
-            (Extension::ValueStart | Extension::Token, _) if is_token_byte(byte) => Extension::Token,
+            (Extension::NameStart | Extension::Name, _) if TOKEN.has(byte) => Extension::Name,
+            (Extension::ValueStart | Extension::Token, _) if TOKEN.has(byte) => Extension::Token,
             (Extension::Name, b'=') => Extension::ValueStart,
             (Extension::ValueStart, b'"') => Extension::Quoted,
             (Extension::Quoted, b'"') => Extension::AfterQuoted,
@@ -160,7 +160,7 @@ impl Chunked {
             return Err(Flaw::TooLarge);
         }
         match (self.state, byte) {
-            (State::Line, _) if is_token_byte(byte) => {
+            (State::Line, _) if TOKEN.has(byte) => {
                 self.fields += 1;
                 if self.fields > MAX_TRAILER_FIELDS {
                     return Err(Flaw::TooLarge);
@@ -169,7 +169,7 @@ impl Chunked {
                 self.name.push(byte);
                 Ok(State::Name)
             }
-            (State::Name, _) if is_token_byte(byte) => {
+            (State::Name, _) if TOKEN.has(byte) => {
                 self.name.push(byte);
                 Ok(State::Name)
             }

@@ -1,6 +1,10 @@
 //! The head of a request: its lines, found and judged one by one as they come in (RFC 9112 §2 to §6).
 
+use std::ops::Range;
+
+use super::bytes::{HOST, PATH, TOKEN, find_control};
 use super::{Flaw, MAX_FIELDS};
+use crate::wire::fields::Lines;
 
 /// The longest request-target that the types of a request can hold.
 const MAX_TARGET: usize = u16::MAX as usize - 2;
@@ -21,15 +25,28 @@ pub(super) struct Head {
     line_start: usize,
     empty_line: bool,
     request: Option<RequestLine>,
-    fields: usize,
+    lines: Lines,
     host: Option<(usize, usize)>,
     length: Option<u64>,
     chunked: bool,
 }
 
+/// Where in a head its parts are, which are judged and good. All places count from its first byte.
+#[derive(Debug)]
+pub(in crate::wire) struct Judged {
+    pub(in crate::wire) method: Range<usize>,
+    pub(in crate::wire) target: Range<usize>,
+    /// Else HTTP/1.0.
+    pub(in crate::wire) is_http_11: bool,
+    pub(in crate::wire) lines: Lines,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct RequestLine {
     is_http_11: bool,
+    /// Where the method begins and ends; the target begins one byte behind it.
+    method: (usize, usize),
+    target_end: usize,
     /// The authority of an absolute-form target.
     authority: Option<(usize, usize)>,
 }
@@ -77,6 +94,18 @@ impl Head {
         }
     }
 
+    /// What was found in a head that is complete. Once.
+    pub(super) fn take_judged(&mut self) -> Option<Judged> {
+        let request = self.request?;
+        let (start, end) = request.method;
+        Some(Judged {
+            method: start..end,
+            target: end + 1..request.target_end,
+            is_http_11: request.is_http_11,
+            lines: std::mem::take(&mut self.lines),
+        })
+    }
+
     /// Judges one line without its CRLF; `true` for the empty line that ends the head.
     fn line(&mut self, line: &[u8]) -> Result<bool, Flaw> {
         if self.request.is_some() {
@@ -97,11 +126,10 @@ impl Head {
     }
 
     fn field(&mut self, line: &[u8]) -> Result<(), Flaw> {
-        self.fields += 1;
-        if self.fields > MAX_FIELDS {
+        if self.lines.len() >= MAX_FIELDS {
             return Err(Flaw::TooLarge);
         }
-        let name_length = line.iter().position(|&byte| !is_token_byte(byte)).unwrap_or(line.len());
+        let name_length = TOKEN.run(line);
         match (name_length, line.get(name_length)) {
             (1.., Some(b':')) => {}
             (0, Some(b' ' | b'\t')) => return Err(Flaw::Malformed("an obsolete line fold")),
@@ -109,39 +137,43 @@ impl Head {
             (_, None) => return Err(Flaw::Malformed("a field without a colon")),
             _ => return Err(Flaw::Malformed("an invalid field name")),
         }
-        // Few names have the length of one that matters here.
-        if !matches!(name_length, 4 | 14 | 17) {
-            return Ok(());
+        let value_at = self.lines.note(line, self.line_start, name_length);
+        let name = line.get(..name_length).unwrap_or_default();
+        let start = self.line_start + value_at.start;
+        let value = line.get(value_at).unwrap_or_default();
+        // Few names have the length of one that says where the request goes or where it ends.
+        match name_length {
+            4 if name.eq_ignore_ascii_case(b"host") => self.host(value, start),
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                if self.length.replace(content_length(value)?).is_some() {
+                    return Err(Flaw::Malformed("a repeated Content-Length"));
+                }
+                Ok(())
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.transfer_encoding(value),
+            // CGI, WSGI and PHP backends read these two as the real ones.
+            14 | 17 if is_underscored(name) => Err(Flaw::Malformed("a framing field spelled with an underscore")),
+            _ => Ok(()),
         }
-        let (name, value) = line.split_at_checked(name_length).unwrap_or_default();
-        let padded = value.split_first().map_or(value, |(_colon, behind)| behind);
-        let leading = padded.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-        self.framing_field(name, trim(padded), self.line_start + name_length + 1 + leading)
     }
 
-    /// Judges the fields that say where the request goes and where it ends. `start`: where the value begins.
-    fn framing_field(&mut self, name: &[u8], value: &[u8], start: usize) -> Result<(), Flaw> {
-        if name.eq_ignore_ascii_case(b"host") {
-            if !is_host(value) {
-                return Err(Flaw::Malformed("an invalid Host"));
-            }
-            if self.host.replace((start, start + value.len())).is_some() {
-                return Err(Flaw::Malformed("a repeated Host"));
-            }
-        } else if name.eq_ignore_ascii_case(b"content-length") {
-            if self.length.replace(content_length(value)?).is_some() {
-                return Err(Flaw::Malformed("a repeated Content-Length"));
-            }
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            if !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Flaw::Malformed("a Transfer-Encoding other than chunked"));
-            }
-            if std::mem::replace(&mut self.chunked, true) {
-                return Err(Flaw::Malformed("a repeated Transfer-Encoding"));
-            }
-        } else if name.eq_ignore_ascii_case(b"content_length") || name.eq_ignore_ascii_case(b"transfer_encoding") {
-            // CGI, WSGI and PHP backends read these two as the real ones.
-            return Err(Flaw::Malformed("a framing field spelled with an underscore"));
+    /// `start`: where the value begins.
+    fn host(&mut self, value: &[u8], start: usize) -> Result<(), Flaw> {
+        if !is_host(value) {
+            return Err(Flaw::Malformed("an invalid Host"));
+        }
+        if self.host.replace((start, start + value.len())).is_some() {
+            return Err(Flaw::Malformed("a repeated Host"));
+        }
+        Ok(())
+    }
+
+    fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Flaw> {
+        if !value.eq_ignore_ascii_case(b"chunked") {
+            return Err(Flaw::Malformed("a Transfer-Encoding other than chunked"));
+        }
+        if std::mem::replace(&mut self.chunked, true) {
+            return Err(Flaw::Malformed("a repeated Transfer-Encoding"));
         }
         Ok(())
     }
@@ -170,9 +202,13 @@ impl Head {
     }
 }
 
-/// `method SP request-target SP HTTP-version`, with exactly these spaces (RFC 9112 §3).
+fn is_underscored(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"content_length") || name.eq_ignore_ascii_case(b"transfer_encoding")
+}
+
+/// `method SP request-target SP HTTP-version`, with exactly these spaces (RFC 9112 §3). `offset`: where the line begins.
 fn request_line(line: &[u8], offset: usize) -> Result<RequestLine, Flaw> {
-    let method_length = line.iter().position(|&byte| !is_token_byte(byte)).unwrap_or(line.len());
+    let method_length = TOKEN.run(line);
     let (method, rest) = line.split_at_checked(method_length).unwrap_or_default();
     let Some((b' ', rest)) = rest.split_first() else {
         return Err(Flaw::Malformed("an invalid method"));
@@ -188,8 +224,13 @@ fn request_line(line: &[u8], offset: usize) -> Result<RequestLine, Flaw> {
         b"" => return Err(Flaw::Malformed("a request line without a version")),
         _ => return Err(Flaw::Malformed("an unsupported protocol version")),
     };
-    let authority = target_authority(method, target, offset + method_length + 1)?;
-    Ok(RequestLine { is_http_11, authority })
+    let method_end = offset + method_length;
+    Ok(RequestLine {
+        is_http_11,
+        method: (offset, method_end),
+        target_end: method_end + 1 + target_length,
+        authority: target_authority(method, target, method_end + 1)?,
+    })
 }
 
 /// Judges the request-target (RFC 9112 §3.2): origin-form, absolute-form, or `*` for OPTIONS. For the absolute form
@@ -236,15 +277,14 @@ fn starts_with_ignore_case(bytes: &[u8], prefix: &[u8]) -> bool {
 /// Visible ASCII but the bytes that no URI may hold raw. `[ ] { } | \ ^` may not either (RFC 3986), but browsers and
 /// common HTTP libraries send them and no two parties read them differently. A `#` would be cut off by the parser.
 pub(super) fn is_path_and_query(bytes: &[u8]) -> bool {
-    let mut in_query = false;
-    bytes.iter().all(|&byte| {
-        in_query |= byte == b'?';
-        match byte {
-            b'"' | b'#' | b'<' | b'>' => false,
-            b'`' => in_query,
-            _ => byte.is_ascii_graphic(),
-        }
-    })
+    let plain = PATH.run(bytes);
+    let rest = bytes.get(plain..).unwrap_or_default();
+    if rest.is_empty() {
+        return true;
+    }
+    // A backtick may be in a query.
+    let in_query = bytes.iter().take(plain).any(|&byte| byte == b'?');
+    in_query && rest.iter().all(|&byte| byte == b'`' || PATH.has(byte))
 }
 
 /// `uri-host [ ":" port ]` (RFC 9110 §7.2) with a host name, an IPv4 address or a bracketed IPv6 address. Percent
@@ -259,10 +299,9 @@ pub(super) fn is_host(value: &[u8]) -> bool {
             (parsed && !behind.is_empty(), behind.get(1..).unwrap_or_default())
         }
         _ => {
-            let length = value.iter().position(|&byte| byte == b':').unwrap_or(value.len());
-            let (host, port) = value.split_at_checked(length).unwrap_or_default();
-            let good = |&byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-            (!host.is_empty() && host.iter().all(good), port)
+            // Behind the host there is nothing or a port.
+            let (host, port) = value.split_at_checked(HOST.run(value)).unwrap_or_default();
+            (!host.is_empty(), port)
         }
     };
     let port_is_good = match port {
@@ -289,54 +328,4 @@ pub(super) fn content_length(value: &[u8]) -> Result<u64, Flaw> {
         length if length <= i64::MAX as u64 => Ok(length),
         _ => Err(Flaw::Malformed("a Content-Length out of range")),
     }
-}
-
-/// Without the optional whitespace around a field value: spaces and tabs only.
-pub(in crate::wire) fn trim(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
-}
-
-/// `tchar` (RFC 9110 §5.6.2).
-pub(super) fn is_token_byte(byte: u8) -> bool {
-    const TOKEN: [bool; 256] = {
-        let mut table = [false; 256];
-        let mut byte = 0_u8;
-        loop {
-            let special = matches!(
-                byte,
-                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-            );
-            #[allow(clippy::indexing_slicing, reason = "evaluated by the compiler")]
-            {
-                table[byte as usize] = special || byte.is_ascii_alphanumeric();
-            }
-            if byte == u8::MAX {
-                break table;
-            }
-            byte += 1;
-        }
-    };
-    TOKEN.get(usize::from(byte)).copied().unwrap_or(false)
-}
-
-/// The first byte below 0x20, or DEL. Eight bytes at a time: most of a head has none.
-pub(in crate::wire) fn find_control(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::from_le_bytes([0x01; 8]);
-    const HIGHS: u64 = u64::from_le_bytes([0x80; 8]);
-    let (blocks, rest) = bytes.as_chunks::<8>();
-    for (index, block) in blocks.iter().enumerate() {
-        let word = u64::from_le_bytes(*block);
-        let below_space = word.wrapping_sub(ONES * 0x20) & !word;
-        let del = word ^ (ONES * 0x7f);
-        let found = (below_space | (del.wrapping_sub(ONES) & !del)) & HIGHS;
-        if found != 0 {
-            // A borrow can only mark bytes above a true find: the lowest mark is true.
-            return Some(index * 8 + (found.trailing_zeros() / 8) as usize);
-        }
-    }
-    let position = rest.iter().position(|&byte| byte < 0x20 || byte == 0x7f)?;
-    Some(bytes.len() - rest.len() + position)
 }

@@ -166,7 +166,7 @@ fn an_empty_line_alone_does_not_begin_a_request() {
 fn the_fast_search_for_controls_finds_what_a_plain_one_finds() {
     proptest!(|(bytes in prop::collection::vec(prop_oneof![8 => 0x20_u8..=0xff, 1 => 0_u8..=0xff, 1 => Just(0x7f)], 0..64))| {
         let plain = bytes.iter().position(|&byte| byte < 0x20 || byte == 0x7f);
-        prop_assert_eq!(super::head::find_control(&bytes), plain);
+        prop_assert_eq!(find_control(&bytes), plain);
     });
 }
 

@@ -109,9 +109,9 @@ impl Connection {
     ) -> Poll<Result<Head, Failure>> {
         loop {
             while let Some(length) = self.scan.advance(&mut self.unread) {
-                self.scan = HeadScan::default();
+                let scan = mem::take(&mut self.scan);
                 let head = self.unread.split_to(length).freeze();
-                let mut response = read_response(&head).map_err(|error| Failure::Unreadable(error.to_string()))?;
+                let mut response = read_response(head, scan).map_err(|error| Failure::Unreadable(error.to_string()))?;
                 let status = response.status;
                 if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
                     self.informed += length;
