@@ -11,6 +11,7 @@ pub mod date;
 pub mod glob;
 pub mod install_id;
 pub mod jar;
+pub mod key_hash;
 pub mod lineage;
 pub mod merge;
 pub mod newest;

@@ -22,6 +22,7 @@ pub mod memory;
 pub mod moving;
 pub mod near_cache;
 mod patience;
+mod recent;
 pub mod redis;
 pub mod sealed;
 mod shards;

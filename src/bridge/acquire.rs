@@ -145,9 +145,15 @@ impl Acquire {
     /// # Errors
     /// See [`AcquireError`].
     pub async fn acquire(&self, key: &Key, asks: Asks) -> Result<Ready, AcquireError> {
+        if self.pending.is_empty()
+            && let Some((snapshot, now)) = self.sessions.at_once(key)
+            && self.is_usable_at(&snapshot, now)
+        {
+            return Ok(Ready::with(Some(snapshot), false, now));
+        }
         let began = moment::now();
         let until = began + self.store_patience;
-        match in_time(timeout_at(until, self.look(key, began)).await) {
+        match self.look(key, began, until).await {
             Ok(Look::Ready(ready)) => Ok(ready),
             // Large and rare: requests that find their session carry no room for it.
             Ok(Look::Unsettled(looked)) => Box::pin(self.take_part(key, asks, looked, until)).await,
@@ -200,17 +206,17 @@ impl Acquire {
         }
     }
 
-    /// What this replica serves, or the store holds. `began`: now.
-    async fn look(&self, key: &Key, began: Instant) -> Result<Look, StoreError> {
+    /// What this replica serves, or the store holds. `began`: now. Ends by `until`; a single question to the store, by
+    /// the store's own deadline, so that it takes no timer.
+    async fn look(&self, key: &Key, began: Instant, until: Instant) -> Result<Look, StoreError> {
         let mut at = began;
         if let Some(snapshot) = self.pending.overlay(key) {
             if self.sessions.has_session(snapshot.as_deref()) {
                 return Ok(Look::Ready(self.ready(snapshot, false)));
             }
-            // What the store holds is known to be out of date.
-            Box::pin(self.pending.settle(key)).await?;
-            at = Instant::now();
-        } else if self.sessions.has_copies() {
+            return in_time(timeout_at(until, Box::pin(self.settle_and_look(key))).await);
+        }
+        if self.sessions.has_copies() {
             if let Some(snapshot) = self.sessions.at_hand(key).await {
                 let now = self.sessions.now();
                 if self.is_usable_at(&snapshot, now) {
@@ -219,14 +225,31 @@ impl Acquire {
             }
             at = Instant::now();
         }
-        let snapshot = self.sessions.load(key).await?;
+        let snapshot = match self.sessions.inspect(key).await {
+            Err(StoreError::Unreadable(unreadable)) => {
+                in_time(timeout_at(until, Box::pin(self.sessions.treat(key, unreadable))).await)?
+            }
+            other => other?,
+        };
+        Ok(self.judge(snapshot, at))
+    }
+
+    /// The same when what waits here says that there is no session: what the store holds is known to be out of date.
+    async fn settle_and_look(&self, key: &Key) -> Result<Look, StoreError> {
+        self.pending.settle(key).await?;
+        let at = Instant::now();
+        Ok(self.judge(self.sessions.load(key).await?, at))
+    }
+
+    /// What to make of what was asked for at `at`.
+    fn judge(&self, snapshot: Option<Arc<Snapshot>>, at: Instant) -> Look {
         if let Some(there) = &snapshot {
             let now = self.sessions.now();
             if self.is_usable_at(there, now) {
-                return Ok(Look::Ready(Ready::with(snapshot, false, now)));
+                return Look::Ready(Ready::with(snapshot, false, now));
             }
         }
-        Ok(Look::Unsettled(Looked { snapshot, at }))
+        Look::Unsettled(Looked { snapshot, at })
     }
 
     /// With the last copy of a session, when the store was asked and is away (rule N4). Not when a change waits for the

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::unreadable::{OnUnreadable, Watch};
 use crate::metrics::{Metrics, StoreOp, StoreResult};
@@ -172,6 +173,17 @@ impl Sessions {
         self.copies.as_deref()?.last_known(key)
     }
 
+    /// The record of `key` and the present moment, where the store has it in this process. `None` says nothing: ask by
+    /// [`Sessions::load`].
+    #[must_use]
+    pub fn at_once(&self, key: &Key) -> Option<(Arc<Snapshot>, Timestamp)> {
+        let store = self.store.at_once()?;
+        let (now, started) = (self.now(), moment::lately());
+        let snapshot = store.read(key, now).ok()??;
+        self.answered(StoreOp::Load, StoreResult::Ok, started);
+        Some((snapshot, now))
+    }
+
     /// The record of `key`.
     ///
     /// # Errors
@@ -325,7 +337,7 @@ impl Sessions {
 
     /// Treats a record that cannot be read by the policy. Where that removes it, looks again: another replica may have
     /// been quicker, and have started a session since.
-    async fn treat(&self, key: &Key, unreadable: Unreadable) -> Result<Option<Arc<Snapshot>>, StoreError> {
+    pub(super) async fn treat(&self, key: &Key, unreadable: Unreadable) -> Result<Option<Arc<Snapshot>>, StoreError> {
         self.unreadable.met(key, &unreadable, self.on_unreadable);
         match self.on_unreadable {
             OnUnreadable::Reject => Err(unreadable.into()),
@@ -542,17 +554,27 @@ impl Sessions {
     ) -> Result<T, StoreError> {
         let started = moment::lately();
         let result = call.await;
-        self.metrics
-            .store_operation(operation, StoreResult::from(&result), moment::lately() - started);
+        let outcome = StoreResult::from(&result);
         match &result {
             Ok(_) | Err(StoreError::Corrupt(_) | StoreError::Unreadable(_) | StoreError::TooLarge(_)) => {
-                if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::AcqRel) {
-                    self.recovered.notify_one();
-                }
+                self.answered(operation, outcome, started);
             }
-            Err(_) => self.failing.store(true, Ordering::Release),
+            Err(_) => {
+                self.metrics
+                    .store_operation(operation, outcome, moment::lately() - started);
+                self.failing.store(true, Ordering::Release);
+            }
         }
         result
+    }
+
+    /// The store has answered a call that `started` then, with `outcome`.
+    fn answered(&self, operation: StoreOp, outcome: StoreResult, started: Instant) {
+        self.metrics
+            .store_operation(operation, outcome, moment::lately() - started);
+        if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::AcqRel) {
+            self.recovered.notify_one();
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //!   ignored like any attribute that is not known, and `SameSite=None` needs no `Secure`.
 //! * No public suffix list is asked (rule J1).
 
+mod form;
 mod origin;
 mod parse;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::clock::Timestamp;
+use form::{Text, byte_string};
 
 pub use origin::Origin;
 pub use parse::{Rejected, parse_set_cookie};
@@ -35,16 +37,10 @@ pub const MAX_ATTRIBUTE: usize = 1024;
 ///
 /// Names, values and paths are bytes and pass unchanged: quotes, inner blanks and bytes beyond ASCII included. They
 /// hold no control character but the tab.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Cookie {
-    #[serde(with = "byte_string")]
-    name: Vec<u8>,
-    #[serde(with = "byte_string")]
-    value: Vec<u8>,
-    domain: String,
+    text: Text,
     host_only: bool,
-    #[serde(with = "byte_string")]
-    path: Vec<u8>,
     expires_at: Option<Timestamp>,
     created_at: Timestamp,
     secure: bool,
@@ -55,19 +51,20 @@ impl Cookie {
     /// The name; empty for a cookie that was set without one.
     #[must_use]
     pub fn name(&self) -> &[u8] {
-        &self.name
+        self.text.name()
     }
 
     /// The value. Secret.
     #[must_use]
     pub fn value(&self) -> &[u8] {
-        &self.value
+        self.text.value()
     }
 
     /// The host, or the parent domain, that the cookie belongs to: lower case, without a leading dot.
     #[must_use]
     pub fn domain(&self) -> &str {
-        &self.domain
+        // It was text when it was put there.
+        std::str::from_utf8(self.text.domain()).unwrap_or_default()
     }
 
     /// Whether the cookie belongs to the host alone (no `Domain` attribute), and not to its subdomains.
@@ -79,7 +76,7 @@ impl Cookie {
     /// The path at and below which the cookie is sent.
     #[must_use]
     pub fn path(&self) -> &[u8] {
-        &self.path
+        self.text.path()
     }
 
     /// When the cookie ends; `None` for a cookie that lasts as long as the session it is kept in.
@@ -110,26 +107,29 @@ impl Cookie {
     #[must_use]
     pub fn key(&self) -> CookieKey {
         CookieKey {
-            name: self.name.clone(),
-            domain: self.domain.clone(),
+            name: self.name().to_vec(),
+            domain: self.domain().to_owned(),
             host_only: self.host_only,
-            path: self.path.clone(),
+            path: self.path().to_vec(),
         }
     }
 
     /// Whether `key` is the key of this cookie.
     #[must_use]
     pub fn has_key(&self, key: &CookieKey) -> bool {
-        self.name == key.name && self.path == key.path && self.host_only == key.host_only && self.domain == key.domain
+        self.name() == key.name
+            && self.path() == key.path
+            && self.host_only == key.host_only
+            && self.text.domain() == key.domain.as_bytes()
     }
 
     /// Whether `other` would take the place of this cookie in a jar.
     #[must_use]
     pub fn same_key(&self, other: &Self) -> bool {
-        self.name == other.name
-            && self.path == other.path
+        self.name() == other.name()
+            && self.path() == other.path()
             && self.host_only == other.host_only
-            && self.domain == other.domain
+            && self.text.domain() == other.text.domain()
     }
 
     /// Whether the cookie has ended at `now`. One that has when it is received is a deletion.
@@ -142,25 +142,25 @@ impl Cookie {
     #[must_use]
     pub fn matches(&self, origin: &Origin<'_>) -> bool {
         let host = if self.host_only {
-            origin.host() == self.domain
+            origin.host().as_bytes() == self.text.domain()
         } else {
-            origin.domain_matches(&self.domain)
+            origin.domain_matches(self.domain())
         };
-        host && origin.path_matches(&self.path)
+        host && origin.path_matches(self.path())
     }
 
     /// How many bytes it adds to a record, its times and flags aside.
     pub(super) fn size(&self) -> usize {
-        self.name.len() + self.value.len() + self.domain.len() + self.path.len()
+        self.text.bytes.len()
     }
 
     /// What deletes this cookie: one of its key that ended long ago.
     #[must_use]
     pub fn deletion(&self) -> Self {
         Self {
-            value: Vec::new(),
+            text: Text::new(self.name(), &[], self.path(), self.domain()),
             expires_at: Some(Timestamp::from_millis(0)),
-            ..self.clone()
+            ..*self
         }
     }
 
@@ -179,11 +179,11 @@ impl Cookie {
 impl fmt::Debug for Cookie {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cookie")
-            .field("name", &format_args!("\"{}\"", self.name.escape_ascii()))
-            .field("value", &format_args!("[{} bytes]", self.value.len()))
-            .field("domain", &self.domain)
+            .field("name", &format_args!("\"{}\"", self.name().escape_ascii()))
+            .field("value", &format_args!("[{} bytes]", self.value().len()))
+            .field("domain", &self.domain())
             .field("host_only", &self.host_only)
-            .field("path", &format_args!("\"{}\"", self.path.escape_ascii()))
+            .field("path", &format_args!("\"{}\"", self.path().escape_ascii()))
             .field("expires_at", &self.expires_at)
             .field("created_at", &self.created_at)
             .field("secure", &self.secure)
@@ -212,48 +212,5 @@ impl fmt::Debug for CookieKey {
         let subdomains = if self.host_only { "" } else { "*." };
         let (name, path) = (self.name.escape_ascii(), self.path.escape_ascii());
         write!(f, "CookieKey({name} at {subdomains}{}{path})", self.domain)
-    }
-}
-
-/// Bytes written and read as one run: serde takes a `Vec<u8>` element by element otherwise.
-mod byte_string {
-    use std::fmt;
-
-    use serde::de::{Deserializer, Error, SeqAccess, Visitor};
-    use serde::ser::Serializer;
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(bytes)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        deserializer.deserialize_byte_buf(Bytes)
-    }
-
-    struct Bytes;
-
-    impl<'de> Visitor<'de> for Bytes {
-        type Value = Vec<u8>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("bytes")
-        }
-
-        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
-            Ok(bytes.to_vec())
-        }
-
-        fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
-            Ok(bytes)
-        }
-
-        // Formats without bytes of their own, JSON above all, have them as a list of numbers.
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u8>, A::Error> {
-            let mut bytes = Vec::new();
-            while let Some(byte) = list.next_element()? {
-                bytes.push(byte);
-            }
-            Ok(bytes)
-        }
     }
 }

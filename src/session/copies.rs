@@ -10,8 +10,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::clock::Timestamp;
 use super::record::Snapshot;
-use super::store::Key;
+use super::store::{Key, StoreError};
 
 /// A store's promise to tell of every change of what was read with it.
 pub trait Promise: Send + Sync + 'static {
@@ -74,4 +75,15 @@ pub trait Copies: Send + Sync + 'static {
 
     /// For when the store cannot be asked (rule N4): the last copy, also where it is not known to be true any more.
     fn last_known(&self, key: &Key) -> Option<Arc<Snapshot>>;
+}
+
+/// A store that has its records in this process: it answers without a wait, and keeps what was read of a record for the
+/// next one who asks.
+pub trait AtOnce: Send + Sync {
+    /// The record of `key` at `now`, by the caller's clock: what [`load`](super::store::SessionStore::load) and
+    /// [`Snapshot::read`] would come to.
+    ///
+    /// # Errors
+    /// That it cannot be read, or that the store is closed.
+    fn read(&self, key: &Key, now: Timestamp) -> Result<Option<Arc<Snapshot>>, StoreError>;
 }

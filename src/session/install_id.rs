@@ -14,6 +14,7 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use super::store::Key;
 
@@ -60,7 +61,11 @@ impl InstallId {
                 if uuid.is_nil() {
                     return Err(Malformed::Nil);
                 }
-                let key = key_of(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+                let key = match raw {
+                    // Of this length there is one form, with hyphens: as it is normalised, short of the case.
+                    _ if raw.len() == Hyphenated::LENGTH && !raw.iter().any(u8::is_ascii_uppercase) => key_of(raw),
+                    _ => key_of(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes()),
+                };
                 Ok(Self {
                     text: Text::Uuid(uuid),
                     key,
@@ -78,7 +83,7 @@ impl InstallId {
                 }
                 let token = std::str::from_utf8(raw).map_err(|_| Malformed::Character)?;
                 Ok(Self {
-                    key: key_of(token),
+                    key: key_of(raw),
                     text: Text::Token(token.into()),
                 })
             }
@@ -103,8 +108,8 @@ impl InstallId {
     }
 }
 
-fn key_of(text: &str) -> Key {
-    let digest = Sha256::digest(text.as_bytes());
+fn key_of(text: &[u8]) -> Key {
+    let digest = Sha256::digest(text);
     let mut first = [0; 16];
     for (to, from) in first.iter_mut().zip(digest) {
         *to = from;
@@ -275,6 +280,8 @@ mod tests {
             }
             let parsed = uuid(&text).unwrap();
             prop_assert_eq!(parsed.expose(), id.hyphenated().to_string());
+            prop_assert_eq!(parsed.key(), uuid(&id.hyphenated().to_string()).unwrap().key());
+            prop_assert_eq!(parsed.key(), uuid(&id.braced().to_string()).unwrap().key());
         }
 
         #[test]

@@ -112,34 +112,28 @@ impl Jar {
     /// cookie belongs to it. Longer paths come first, then what was set first.
     #[must_use]
     pub fn header(&self, origin: &Origin<'_>, now: Timestamp) -> Option<Vec<u8>> {
-        let chosen = || {
-            self.cookies
-                .iter()
-                .filter(|cookie| !cookie.is_expired(now) && cookie.matches(origin))
-        };
-        let (mut count, mut length) = (0, 0);
-        let (mut in_order, mut shortest) = (true, usize::MAX);
-        for cookie in chosen() {
-            count += 1;
-            length += cookie.name().len() + cookie.value().len() + "=; ".len();
-            in_order &= cookie.path().len() <= shortest;
-            shortest = cookie.path().len();
+        let goes = |cookie: &&Cookie| !cookie.is_expired(now) && cookie.matches(origin);
+        let lengths = self
+            .cookies
+            .iter()
+            .map(|cookie| cookie.name().len() + cookie.value().len());
+        // To the byte where all of them go, as they nearly always do: then it is handed on without another allocation.
+        let marks = (self.cookies.len() * "=; ".len()).saturating_sub("; ".len());
+        let mut field = Vec::with_capacity(lengths.sum::<usize>() + marks);
+        let (mut any, mut shortest) = (false, usize::MAX);
+        for cookie in self.cookies.iter().filter(goes) {
+            if cookie.path().len() > shortest {
+                // Seldom: nearly always all have the path "/".
+                field.clear();
+                let mut sorted: Vec<_> = self.cookies.iter().filter(goes).collect();
+                sorted.sort_by_key(|cookie| Reverse(cookie.path().len()));
+                sorted.into_iter().for_each(|cookie| append(&mut field, cookie));
+                break;
+            }
+            (any, shortest) = (true, cookie.path().len());
+            append(&mut field, cookie);
         }
-        if count == 0 {
-            return None;
-        }
-
-        let mut field = Vec::with_capacity(length);
-        if in_order {
-            // Nearly always: all have the path "/". Nothing but the field itself is allocated.
-            chosen().for_each(|cookie| append(&mut field, cookie));
-        } else {
-            let mut sorted = Vec::with_capacity(count);
-            sorted.extend(chosen());
-            sorted.sort_by_key(|cookie| Reverse(cookie.path().len()));
-            sorted.into_iter().for_each(|cookie| append(&mut field, cookie));
-        }
-        Some(field)
+        any.then_some(field)
     }
 
     /// Gives up cookies until the jar keeps its limits, but never the one at `kept`. Tells how many.

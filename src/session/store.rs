@@ -28,7 +28,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::clock::Timestamp;
-use super::copies::Pass;
+use super::copies::{AtOnce, Pass};
 use super::quota::{Place, Quota, Taken, Tally};
 
 /// A boxed future, so that the store can be chosen at run time.
@@ -325,6 +325,11 @@ pub trait SessionStore: Send + Sync + 'static {
     /// [`copies`](super::copies)). A layer over a store passes it on.
     fn load_to_keep<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, Option<Pass>)> {
         Box::pin(async move { Ok((self.load(key).await?, None)) })
+    }
+
+    /// This store as one that answers at once, where it does. A layer over a store never does: it has its own reading.
+    fn at_once(&self) -> Option<&dyn AtOnce> {
+        None
     }
 
     /// The record of `key` and the state of its lease, as of one moment.

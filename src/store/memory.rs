@@ -1,5 +1,7 @@
 //! The store in memory: one process, and gone with it. No call ever waits or fails, short of [`MemoryStore::close`].
 //!
+//! What is read of the records used most lately is kept beside them (`recent`), for the requests that find their session.
+//!
 //! It is bounded only by the expiry of what it holds: the number of sessions that are started is for the limits of
 //! the bridge to bound.
 
@@ -11,11 +13,15 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::recent::Recent;
 use super::shards::Shards;
 use super::slot::Slot;
 use crate::moment;
 use crate::session::clock::{Clock, Timestamp};
+use crate::session::copies::AtOnce;
+use crate::session::key_hash::KeyHash;
 use crate::session::quota::{Place, Quota, Taken};
+use crate::session::record::Snapshot;
 use crate::session::store::{
     Acquired, Created, Cursor, Key, KeyPage, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed, Replaced,
     SessionStore, StoreError, StoreFuture, Stored, Version,
@@ -40,11 +46,13 @@ struct Inner {
     closed: AtomicBool,
 }
 
-/// Invariant: `due` holds exactly one entry for each slot, with the time at which the slot becomes useless.
+/// Invariants: `due` holds exactly one entry for each slot, with the time at which the slot becomes useless; what is in
+/// `recent` was read of the record that is in the slot now.
 #[derive(Default)]
 struct Shard {
-    slots: HashMap<Key, Slot>,
+    slots: HashMap<Key, Slot, KeyHash>,
     due: BTreeSet<(Timestamp, Key)>,
+    recent: Recent,
 }
 
 impl MemoryStore {
@@ -80,7 +88,7 @@ impl MemoryStore {
         self.len() == 0
     }
 
-    fn read<T>(&self, key: &Key, read: impl FnOnce(&Slot, Timestamp) -> T) -> Result<T, StoreError> {
+    fn look<T>(&self, key: &Key, read: impl FnOnce(&Slot, Timestamp) -> T) -> Result<T, StoreError> {
         self.is_open()?;
         // A lease that has just run out still counts: who looks asks again.
         let now = Timestamp::after_epoch(moment::wall_lately(&*self.inner.clock));
@@ -110,6 +118,7 @@ impl MemoryStore {
 
 impl Shard {
     fn change<T>(&mut self, key: &Key, change: impl FnOnce(&mut Slot) -> T) -> T {
+        self.recent.forget(key);
         let slot = self.slots.entry(*key).or_default();
         let before = slot.useless_at();
         let outcome = change(slot);
@@ -124,6 +133,18 @@ impl Shard {
         outcome
     }
 
+    fn read(&mut self, key: &Key, now: Timestamp) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        if let Some(snapshot) = self.recent.get(key) {
+            return Ok((snapshot.expires_at > now).then(|| Arc::clone(snapshot)));
+        }
+        let Some(stored) = self.slots.get(key).and_then(|slot| slot.current(now)) else {
+            return Ok(None);
+        };
+        let snapshot = Snapshot::read(stored)?;
+        self.recent.put(*key, Arc::clone(&snapshot), self.slots.len());
+        Ok(Some(snapshot))
+    }
+
     /// Drops what is useless by `now`, [`SWEEP_BATCH`] slots at most. `true` when there may be more.
     fn sweep(&mut self, now: Timestamp) -> bool {
         for _ in 0..SWEEP_BATCH {
@@ -131,6 +152,7 @@ impl Shard {
                 Some(&(at, key)) if at <= now => {
                     self.due.remove(&(at, key));
                     self.slots.remove(&key);
+                    self.recent.forget(&key);
                 }
                 _ => return false,
             }
@@ -159,13 +181,24 @@ async fn sweep(inner: Weak<Inner>) {
     }
 }
 
+impl AtOnce for MemoryStore {
+    fn read(&self, key: &Key, now: Timestamp) -> Result<Option<Arc<Snapshot>>, StoreError> {
+        self.is_open()?;
+        self.inner.shards.of(key).read(key, now)
+    }
+}
+
 impl SessionStore for MemoryStore {
     fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
-        Box::pin(async move { self.read(key, |slot, now| slot.current(now).cloned()) })
+        Box::pin(async move { self.look(key, |slot, now| slot.current(now).cloned()) })
+    }
+
+    fn at_once(&self) -> Option<&dyn AtOnce> {
+        Some(self)
     }
 
     fn observe<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, (Option<Stored>, LeaseState)> {
-        Box::pin(async move { self.read(key, |slot, now| (slot.current(now).cloned(), slot.lease.state(now))) })
+        Box::pin(async move { self.look(key, |slot, now| (slot.current(now).cloned(), slot.lease.state(now))) })
     }
 
     fn create<'a>(&'a self, key: &'a Key, new: NewRecord, fence: Option<LeaseToken>) -> StoreFuture<'a, Created> {

@@ -54,9 +54,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use quick_cache::sync::Cache;
+use quick_cache::UnitWeighter;
+use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use crate::session::copies::{AtHand, Copies, Pass, Promise, Standing};
+use crate::session::key_hash::KeyHash;
 use crate::session::record::Snapshot;
 use crate::session::store::Key;
 
@@ -104,7 +106,7 @@ pub struct NearCacheStats {
 
 /// Copies of records. See the [module](self).
 pub struct NearCache<V> {
-    entries: Cache<Key, Entry<V>>,
+    entries: Cache<Key, Entry<V>, UnitWeighter, KeyHash>,
     first_mark: Mark,
     more_marks: Box<[Mark]>,
     max_age: Duration,
@@ -141,7 +143,13 @@ impl<V: Clone + Send + Sync + 'static> NearCache<V> {
     #[must_use]
     pub fn new(max_entries: usize, max_age: Duration) -> Self {
         Self {
-            entries: Cache::new(max_entries),
+            entries: Cache::with(
+                max_entries,
+                max_entries as u64,
+                UnitWeighter,
+                KeyHash::default(),
+                DefaultLifecycle::default(),
+            ),
             first_mark: Mark::default(),
             more_marks: (0..MORE_MARKS).map(|_| Mark::default()).collect(),
             max_age,

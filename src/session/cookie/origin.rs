@@ -11,7 +11,6 @@ pub struct Origin<'a> {
     host: Cow<'a, str>,
     /// The host was written with the dot of the DNS root at its end.
     rooted: bool,
-    is_address: bool,
     path: &'a [u8],
 }
 
@@ -28,7 +27,6 @@ impl<'a> Origin<'a> {
             Some(relative) if !relative.is_empty() => (relative, true),
             _ => (host, false),
         };
-        let is_address = is_address(host);
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Cow::Owned(host.to_ascii_lowercase())
         } else {
@@ -36,12 +34,7 @@ impl<'a> Origin<'a> {
         };
         let path = path.as_ref().split(|byte| *byte == b'?').next().unwrap_or_default();
         let path = if path.first() == Some(&b'/') { path } else { b"/" };
-        Self {
-            host,
-            rooted,
-            is_address,
-            path,
-        }
+        Self { host, rooted, path }
     }
 
     /// The host: lower case, without port and final dot.
@@ -75,7 +68,7 @@ impl<'a> Origin<'a> {
     pub(super) fn domain_matches(&self, domain: &str) -> bool {
         match self.host.strip_suffix(domain) {
             Some("") => true,
-            Some(rest) => !domain.is_empty() && !self.is_address && rest.ends_with('.'),
+            Some(rest) => !domain.is_empty() && rest.ends_with('.') && !is_address(&self.host),
             None => false,
         }
     }

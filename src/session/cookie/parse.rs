@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::form::Text;
 use super::{Cookie, MAX_ATTRIBUTE, MAX_LIFETIME, MAX_NAME_AND_VALUE, Origin};
 use crate::session::clock::Timestamp;
 use crate::session::date::parse_cookie_date;
@@ -108,11 +109,13 @@ pub fn parse_set_cookie(line: &[u8], origin: &Origin<'_>, now: Timestamp) -> Res
         return Err(Rejected::BrokenPrefix(short(name)));
     }
     Ok(Cookie {
-        name: name.to_vec(),
-        value: value.to_vec(),
-        domain: if host_only { origin.host().to_owned() } else { domain },
+        text: Text::new(
+            name,
+            value,
+            attributes.path.unwrap_or_else(|| origin.default_path()),
+            if host_only { origin.host() } else { &domain },
+        ),
         host_only,
-        path: attributes.path.unwrap_or_else(|| origin.default_path()).to_vec(),
         expires_at: attributes.max_age.or(attributes.expires),
         created_at: now,
         secure: attributes.secure,

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use session_bridge::session::clock::ManualClock;
+use session_bridge::session::clock::{Clock, ManualClock};
+use session_bridge::session::record::{Rank, Record, Snapshot};
 use session_bridge::session::store::{
-    Acquired, BARREN_MEMORY, Created, Cursor, Key, KeyPage, LeaseEnd, LeaseState, LeaseToken, NewRecord, Removed,
-    Replaced, SessionStore, StoreFuture, Stored, Version,
+    Acquired, BARREN_MEMORY, Created, Cursor, Key, KeyPage, LeaseEnd, LeaseState, LeaseToken, NewRecord, Payload,
+    Removed, Replaced, SessionStore, StoreFuture, Stored, Version,
 };
 use session_bridge::store::memory::MemoryStore;
 
@@ -87,6 +88,57 @@ async fn what_the_seam_does_for_stores_that_do_not_count_themselves_keeps_the_co
         }
     })
     .await;
+}
+
+/// What is read at once is what is loaded.
+fn agree(store: &MemoryStore, clock: &ManualClock, n: u32) {
+    let loaded = store.load(&key(n)).now_or_never().expect("ready at once");
+    let read = loaded.and_then(|stored| Ok(stored.as_ref().map(Snapshot::read).transpose()?));
+    let at_once = store.at_once().expect("a store in this process");
+    for _ in 0..2 {
+        assert_eq!(at_once.read(&key(n), clock.now()), read, "key {n}");
+    }
+}
+
+#[test]
+fn what_is_read_at_once_is_what_the_store_holds_whatever_has_happened_to_it() {
+    let (store, clock) = store();
+    let mut random = fastrand::Rng::with_seed(7);
+    // Some of one part of the store and one row there, some of others.
+    let keys: Vec<u32> = (0..12).map(|n| n << 8).chain([1, 2, 3]).collect();
+    let mut last = vec![0; keys.len()];
+    for step in 1..20_000 {
+        let at = random.usize(..keys.len());
+        let (key, before) = (key(keys[at]), version(last[at]));
+        let written = NewRecord {
+            version: version(step),
+            ttl: Duration::from_secs(random.u64(1..50)),
+            payload: match step % 17 {
+                0 => Payload("nonsense".into()),
+                _ => Record::begin(version(step), Rank::Safe, clock.now()).encode().unwrap(),
+            },
+        };
+        let done = match random.u8(..8) {
+            0 => store.create(&key, written, None).now_or_never() == Some(Ok(Created::Won)),
+            1 | 2 => store.replace(&key, before, written, None).now_or_never() == Some(Ok(Replaced::Done)),
+            other => {
+                match other {
+                    3 => drop(store.remove(&key, before).now_or_never()),
+                    4 => drop(store.touch(&key, before, LONG).now_or_never()),
+                    5 => drop(store.acquire_lease(&key, token(1), LONG).now_or_never()),
+                    _ => clock.advance(Duration::from_secs(random.u64(..3))),
+                }
+                false
+            }
+        };
+        if done {
+            last[at] = step;
+        }
+        agree(&store, &clock, keys[at]);
+        agree(&store, &clock, keys[random.usize(..keys.len())]);
+    }
+    store.close().now_or_never();
+    agree(&store, &clock, 1);
 }
 
 #[test]
