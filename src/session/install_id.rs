@@ -61,10 +61,11 @@ impl InstallId {
                 if uuid.is_nil() {
                     return Err(Malformed::Nil);
                 }
-                let key = match raw {
-                    // Of this length there is one form, with hyphens: as it is normalised, short of the case.
-                    _ if raw.len() == Hyphenated::LENGTH && !raw.iter().any(u8::is_ascii_uppercase) => key_of(raw),
-                    _ => key_of(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes()),
+                // Of this length there is one form, with hyphens: as it is normalised, short of the case.
+                let key = if raw.len() == Hyphenated::LENGTH && !has_upper_case(raw) {
+                    key_of(raw)
+                } else {
+                    key_of(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes())
                 };
                 Ok(Self {
                     text: Text::Uuid(uuid),
@@ -106,6 +107,11 @@ impl InstallId {
             Text::Token(token) => Cow::Borrowed(token),
         }
     }
+}
+
+/// Looked for in all bytes at once: for every request, and nearly always in vain.
+fn has_upper_case(text: &[u8]) -> bool {
+    text.iter().fold(false, |any, byte| any | byte.is_ascii_uppercase())
 }
 
 fn key_of(text: &[u8]) -> Key {
