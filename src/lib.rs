@@ -20,12 +20,13 @@
 //! main → cli → { app, config, lifecycle, telemetry }
 //!              app → { bridge, store, wire, ops, lifecycle, metrics, config, tls }
 //!                    bridge  → { session, wire, metrics, moment, access_log }
-//!                    store   → { session, tls, moment }
+//!                    store   → { session, tls }
 //!                    ops     → { session, metrics }
 //!                    metrics → session
-//!                    wire    → { session::clock, lifecycle, tls, moment }
+//!                    wire    → { session::clock, lifecycle, tls, moment, hex }
 //!                    moment, access_log → session
-//!                    session, lifecycle, tls → nothing of ours
+//!                    session → hex
+//!                    lifecycle, tls, hex → nothing of ours
 //! ```
 //!
 //! `session` is pure: no runtime, no HTTP library, no driver. `bridge` knows the trait
@@ -38,6 +39,7 @@ pub mod app;
 pub mod bridge;
 pub mod cli;
 pub mod config;
+pub mod hex;
 pub mod lifecycle;
 pub mod metrics;
 pub mod moment;

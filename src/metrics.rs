@@ -47,6 +47,7 @@
 //! | `session_bridge_build_info` | gauge | `version` | always 1 |
 
 mod labels;
+mod times;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -57,30 +58,31 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 pub use labels::{
     Abandoned, CookieDrop, LeaseEvent, LostAnswer, Method, Outcome, RecordFlaw, StatusClass, StoreOp, StoreResult,
 };
 use labels::{Counters, Histograms};
+use times::Times;
 
-/// Upper bounds for what waits for a backend or for other requests, in seconds.
-const SLOW: [f64; 15] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+/// Upper bounds for what waits for a backend or for other requests, in microseconds.
+const SLOW: &[u64] = &[
+    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+    10_000_000, 30_000_000, 60_000_000,
 ];
-/// Upper bounds for what waits for the store, in seconds.
-const QUICK: [f64; 13] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+/// Upper bounds for what waits for the store, in microseconds.
+const QUICK: &[u64] = &[
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
 ];
 
-/// Everything that is counted. Recording takes no lock but a histogram's own, and allocates nothing.
+/// Everything that is counted. Recording takes no lock and allocates nothing.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     requests: Counters<3>,
-    request_duration: Histogram,
-    upstream_duration: Histogram,
+    request_duration: Times,
+    upstream_duration: Times,
     refusals: Counters<1>,
     refusal_slugs: Box<[&'static str]>,
     sessions_created: Counter,
@@ -88,7 +90,7 @@ pub struct Metrics {
     sessions_ended: Counter,
     sessions_lost: Counters<1>,
     leases: Counters<1>,
-    session_wait: Histogram,
+    session_wait: Times,
     cookies_dropped: Counters<1>,
     set_cookies_stripped: Counter,
     commit_conflicts: Counter,
@@ -155,8 +157,8 @@ impl Metrics {
                 Method::ALL.len() * StatusClass::ALL.len() * Outcome::ALL.len(),
                 Counter::default,
             ),
-            request_duration: slow(),
-            upstream_duration: slow(),
+            request_duration: Times::new(SLOW),
+            upstream_duration: Times::new(SLOW),
             refusals: Counters::new(refusal_slugs.len(), Counter::default),
             refusal_slugs: refusal_slugs.into(),
             sessions_created: Counter::default(),
@@ -164,7 +166,7 @@ impl Metrics {
             sessions_ended: Counter::default(),
             sessions_lost: Counters::new(LostAnswer::ALL.len(), Counter::default),
             leases: Counters::new(LeaseEvent::ALL.len(), Counter::default),
-            session_wait: slow(),
+            session_wait: Times::new(SLOW),
             cookies_dropped: Counters::new(CookieDrop::ALL.len(), Counter::default),
             set_cookies_stripped: Counter::default(),
             commit_conflicts: Counter::default(),
@@ -174,7 +176,7 @@ impl Metrics {
             records_unreadable: Counters::new(RecordFlaw::ALL.len(), Counter::default),
             touches: Counter::default(),
             store_operations: Counters::new(StoreOp::ALL.len() * StoreResult::ALL.len(), Counter::default),
-            store_operation_duration: Histograms::new(StoreOp::ALL.len(), quick),
+            store_operation_duration: Histograms::new(StoreOp::ALL.len(), || Times::new(QUICK)),
             sources: Arc::default(),
         };
         it.show_from_the_start();
@@ -252,12 +254,12 @@ impl Metrics {
             ("outcome", outcome.text()),
         ];
         self.requests.with(index, labels, count);
-        self.request_duration.observe(took.as_secs_f64());
+        self.request_duration.observe(took);
     }
 
     /// The backend has sent a response head.
     pub fn upstream(&self, took: Duration) {
-        self.upstream_duration.observe(took.as_secs_f64());
+        self.upstream_duration.observe(took);
     }
 
     /// The bridge has answered a request itself. A slug that was not named in [`Metrics::new`] is not counted.
@@ -299,7 +301,7 @@ impl Metrics {
 
     /// A request has waited for its session.
     pub fn session_wait(&self, waited: Duration) {
-        self.session_wait.observe(waited.as_secs_f64());
+        self.session_wait.observe(waited);
     }
 
     /// A cookie of the backend was not kept.
@@ -310,7 +312,9 @@ impl Metrics {
 
     /// So many `Set-Cookie` fields were taken out of a response.
     pub fn set_cookies_stripped(&self, fields: usize) {
-        self.set_cookies_stripped.inc_by(fields as u64);
+        if fields > 0 {
+            self.set_cookies_stripped.inc_by(fields as u64);
+        }
     }
 
     /// A commit found the record changed.
@@ -352,9 +356,8 @@ impl Metrics {
         let index = op.index() * StoreResult::ALL.len() + result.index();
         self.store_operations
             .with(index, [("op", op.text()), ("result", result.text())], count);
-        let seconds = took.as_secs_f64();
         self.store_operation_duration
-            .with(op.index(), [("op", op.text())], |times| times.observe(seconds));
+            .with(op.index(), [("op", op.text())], |times| times.observe(took));
     }
 
     /// Everything as text, in the OpenMetrics format, which the parsers of the older Prometheus format read too.
@@ -369,14 +372,6 @@ impl Metrics {
 
 fn count(counter: &Counter) {
     counter.inc();
-}
-
-fn slow() -> Histogram {
-    Histogram::new(SLOW)
-}
-
-fn quick() -> Histogram {
-    Histogram::new(QUICK)
 }
 
 type Read = OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>;

@@ -81,7 +81,7 @@ impl<'a> Journal<'a> {
 
     /// It goes to the backend.
     pub fn dispatched(&mut self) {
-        self.dispatched = Some(moment::lately());
+        self.dispatched = Some(moment::now());
     }
 
     /// The backend has answered, or will not.
@@ -125,7 +125,7 @@ impl<'a> Journal<'a> {
         let class = status.map_or(StatusClass::Other, StatusClass::from);
         self.metrics.request((&self.method).into(), class, self.session, took);
         let line = Line {
-            at: self.told_at(took),
+            at: told_at(self.came, took),
             method: &self.method,
             route: self.route,
             status,
@@ -139,15 +139,6 @@ impl<'a> Journal<'a> {
         };
         line.tell();
     }
-
-    /// When it is told, if it took so long.
-    fn told_at(&self, took: Duration) -> Duration {
-        if took < QUICK {
-            self.came + took
-        } else {
-            SystemClock.since_epoch()
-        }
-    }
 }
 
 impl Drop for Journal<'_> {
@@ -155,5 +146,29 @@ impl Drop for Journal<'_> {
         if !self.told {
             self.tell(None);
         }
+    }
+}
+
+/// The present moment, so long after a request `came`.
+fn told_at(came: Duration, took: Duration) -> Duration {
+    if took < QUICK {
+        came + took
+    } else {
+        SystemClock.since_epoch()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_took_long_is_told_by_the_wall_clock_as_it_is_by_then() {
+        let came = Duration::from_secs(1_700_000_000);
+        let quick = QUICK - Duration::from_micros(1);
+        assert_eq!(told_at(came, quick), came + quick);
+        let before = SystemClock.since_epoch();
+        let told = told_at(came, QUICK);
+        assert!((before..=SystemClock.since_epoch()).contains(&told), "{told:?}");
     }
 }

@@ -5,9 +5,10 @@
 use std::fmt;
 use std::sync::OnceLock;
 
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
+use super::times::Times;
 use crate::session::store::{Flaw, StoreError};
 
 macro_rules! label {
@@ -307,7 +308,7 @@ impl<const N: usize, M: Clone> Table<N, M> {
 }
 
 pub(super) type Counters<const N: usize> = Table<N, Counter>;
-pub(super) type Histograms<const N: usize> = Table<N, Histogram>;
+pub(super) type Histograms<const N: usize> = Table<N, Times>;
 
 impl<const N: usize, M> fmt::Debug for Table<N, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

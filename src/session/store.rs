@@ -30,6 +30,7 @@ use bytes::Bytes;
 use super::clock::Timestamp;
 use super::copies::{AtOnce, Pass};
 use super::quota::{Place, Quota, Taken, Tally};
+use crate::hex;
 
 /// A boxed future, so that the store can be chosen at run time.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -56,25 +57,8 @@ impl Key {
     /// The digits.
     #[must_use]
     pub fn text(&self) -> [u8; 32] {
-        let mut text = [0; 32];
-        for (digits, bytes) in text.as_chunks_mut().0.iter_mut().zip(self.0.as_chunks().0) {
-            *digits = hex(*bytes);
-        }
-        text
+        hex::digits(&self.0)
     }
-}
-
-/// Eight hexadecimal digits, all at once.
-fn hex(bytes: [u8; 4]) -> [u8; 8] {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    let mut digits = u64::from(u32::from_be_bytes(bytes));
-    // Each half of a byte becomes a byte.
-    digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff;
-    digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff;
-    digits = (digits | digits << 4) & (0x0f * EACH);
-    let letters = ((digits + 6 * EACH) >> 4) & EACH;
-    let text = digits + u64::from(b'0') * EACH + letters * u64::from(b'a' - b'0' - 10);
-    text.to_be_bytes()
 }
 
 impl fmt::Display for Key {
@@ -495,23 +479,6 @@ impl NewRecord {
             },
             ttl: quota.memory(),
             payload: tally.encode(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::Key;
-
-    proptest! {
-        #[test]
-        fn a_key_is_told_in_lower_case_digits(digest: [u8; 16]) {
-            let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            let key = Key::from_digest(digest);
-            prop_assert_eq!(key.text().to_vec(), digits.clone().into_bytes());
-            prop_assert_eq!(key.to_string(), digits);
         }
     }
 }

@@ -16,7 +16,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::recent::Recent;
 use super::shards::Shards;
 use super::slot::Slot;
-use crate::moment;
 use crate::session::clock::{Clock, Timestamp};
 use crate::session::copies::AtOnce;
 use crate::session::key_hash::KeyHash;
@@ -89,9 +88,7 @@ impl MemoryStore {
     }
 
     fn look<T>(&self, key: &Key, read: impl FnOnce(&Slot, Timestamp) -> T) -> Result<T, StoreError> {
-        self.is_open()?;
-        // A lease that has just run out still counts: who looks asks again.
-        let now = Timestamp::after_epoch(moment::wall_lately(&*self.inner.clock));
+        let now = self.now()?;
         let shard = self.inner.shards.of(key);
         Ok(match shard.slots.get(key) {
             Some(slot) => read(slot, now),

@@ -83,6 +83,9 @@ fn special(word: [u8; 8]) -> u64 {
 
 /// Appends a whole number.
 pub(super) fn unsigned(line: &mut Vec<u8>, mut number: u64) {
+    if number < 10 {
+        return line.push(decimal(number));
+    }
     let mut digits = [0; 20];
     let mut unused = digits.len();
     for digit in digits.iter_mut().rev() {

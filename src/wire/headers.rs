@@ -12,10 +12,12 @@
 //! A refusal of the bridge's own, and a backend that cannot be reached, are answered without the body; a refusal by
 //! the backend is passed on when it comes, in the middle of the upload if need be.
 
+use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{HeaderMap, Version};
 
 use super::fields::{Fields, name};
+use crate::hex;
 
 mod forwarded;
 
@@ -177,10 +179,10 @@ fn new_request_id(now_millis: u64) -> HeaderValue {
     let mut random = [0_u8; 10];
     fastrand::fill(&mut random);
     let id = uuid::Builder::from_unix_timestamp_millis(now_millis, &random).into_uuid();
-    let mut text = [0_u8; uuid::fmt::Hyphenated::LENGTH];
-    let text = id.hyphenated().encode_lower(&mut text);
+    // One piece of memory, which its copies share.
+    let text = Bytes::from_owner(hex::hyphenated(id.as_bytes()));
     // Hexadecimal digits and hyphens are always a value.
-    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    HeaderValue::from_maybe_shared(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
 #[cfg(test)]

@@ -131,14 +131,15 @@ fn each_layer_uses_only_those_below_it() {
     // `metrics` holds the names of all metrics and is used by every part that counts something; the accept loop in
     // `wire` is told by `lifecycle` when to drain.
     let allowed: &[(&str, &[&str])] = &[
-        ("session", &[]),
+        ("hex", &[]),
+        ("session", &["hex"]),
         ("lifecycle", &[]),
         ("tls", &[]),
         ("metrics", &["session"]),
         ("moment", &["session"]),
         ("access_log", &["session"]),
-        ("wire", &["metrics", "lifecycle", "tls", "moment"]),
-        ("store", &["session", "tls", "moment"]),
+        ("wire", &["metrics", "lifecycle", "tls", "moment", "hex"]),
+        ("store", &["session", "tls"]),
         ("bridge", &["session", "wire", "metrics", "moment", "access_log"]),
         ("ops", &["session", "metrics"]),
         ("telemetry", &["config", "access_log"]),

@@ -772,7 +772,13 @@ async fn a_request_is_one_line_in_the_log() {
     assert_eq!((lines.len(), request_id.len()), (1, 36), "{lines:?}");
 
     assert!(lines[0].starts_with("{\"timestamp\":\"20"), "{lines:?}");
-    let line: serde_json::Value = serde_json::from_str(lines[0]).expect("JSON");
+    let parsed = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("JSON");
+    let line = parsed(lines[0]);
+    // All of one form and in UTC: they are in order as texts, too.
+    let ends = (logs.lines().next(), logs.lines().last());
+    let [first, last] = [ends.0, ends.1].map(|line| parsed(line.expect("a line"))["timestamp"].to_string());
+    let told = line["timestamp"].to_string();
+    assert!(first < told && told < last, "{logs}");
     for (field, value) in [
         ("level", "INFO"),
         ("message", "request"),
