@@ -19,7 +19,7 @@ mod lines;
 pub mod name;
 
 pub(super) use lines::Lines;
-use lines::{Key, Line, Place, Span};
+use lines::{Key, Line, Place, Run};
 
 /// How many bytes of lines there is room for, once one is set.
 const SET_ROOM: usize = 512;
@@ -172,14 +172,12 @@ impl Fields {
 
     fn insert_line(&mut self, name: &str, value: &HeaderValue) {
         let line = self.keep(name, value);
-        let Some(at) = self.position(line.key, name) else {
+        let held = self.lines.may_hold(line.key);
+        let at = held.then(|| self.position(line.key, name)).flatten();
+        let Some(at) = at else {
             return self.lines.push(line);
         };
-        let mut index = 0;
-        self.retain_lines(|this, spelt| {
-            index += 1;
-            index <= at + 1 || this.key != line.key || !is(spelt, name)
-        });
+        self.remove_lines(line.key, name, at + 1);
         if let Some(first) = self.lines.lines.get_mut(at) {
             *first = line;
         }
@@ -203,12 +201,12 @@ impl Fields {
         set.extend_from_slice(value);
         let end = set.len();
         set.extend_from_slice(b"\r\n");
-        Line {
-            key: Key::of(name),
-            place: Place::Set,
-            name: Span::new(&(start..start + name.len())),
-            value: Span::new(&(end - value.len()..end)),
-        }
+        Line::new(
+            Key::of(name),
+            Place::Set,
+            start..start + name.len(),
+            end - value.len()..end,
+        )
     }
 
     /// Takes all lines of that name off.
@@ -216,12 +214,18 @@ impl Fields {
     pub fn remove(&mut self, name: &str) {
         let key = Key::of(name.as_bytes());
         if self.lines.may_hold(key) {
-            self.remove_lines(key, name);
+            self.remove_lines(key, name, 0);
         }
     }
 
-    fn remove_lines(&mut self, key: Key, name: &str) {
-        self.retain_lines(|this, spelt| this.key != key || !is(spelt, name));
+    /// From the line `from` on.
+    fn remove_lines(&mut self, key: Key, name: &str, from: usize) {
+        let Self { head, lines, set } = self;
+        let mut index = 0;
+        lines.lines.retain(|&line| {
+            index += 1;
+            index <= from || line.key != key || !is(part(head, set, line, line.name()), name)
+        });
     }
 
     /// Takes all lines of that name off, and returns their values in order.
@@ -235,40 +239,38 @@ impl Fields {
 
     /// Keeps the lines of whose name `keep` says so.
     pub fn retain(&mut self, mut keep: impl FnMut(&[u8]) -> bool) {
-        self.retain_lines(|_, name| keep(name));
-    }
-
-    fn retain_lines(&mut self, mut keep: impl FnMut(Line, &[u8]) -> bool) {
         let Self { head, lines, set } = self;
-        lines.lines.retain(|&line| keep(line, part(head, set, line, line.name)));
+        lines.lines.retain(|&line| keep(part(head, set, line, line.name())));
     }
 
     /// Writes the lines, each with its CRLF.
     pub(super) fn write(&self, wire: &mut BytesMut) {
         // Lines that are next to each other are copied at once.
-        let (mut run, mut run_is_set) = (0..0, false);
+        let mut run: Option<Run> = None;
         for &line in &self.lines.lines {
-            let is_set = line.place == Place::Set;
-            match line.whole() {
-                Some(whole) if whole.start == run.end && is_set == run_is_set => run.end = whole.end,
-                whole => {
-                    self.copy(wire, run, run_is_set);
-                    if whole.is_none() {
-                        wire.put_slice(self.name_of(line));
-                        wire.put_slice(b": ");
-                        wire.put_slice(self.value_of(line));
-                        wire.put_slice(b"\r\n");
-                    }
-                    (run, run_is_set) = (whole.unwrap_or_default(), is_set);
-                }
+            if run.as_mut().is_some_and(|run| run.add(line)) {
+                continue;
+            }
+            self.copy(wire, run.replace(Run::of(line)));
+            if line.place == Place::Loose {
+                wire.put_slice(self.name_of(line));
+                wire.put_slice(b": ");
+                wire.put_slice(self.value_of(line));
+                wire.put_slice(b"\r\n");
             }
         }
-        self.copy(wire, run, run_is_set);
+        self.copy(wire, run);
     }
 
-    fn copy(&self, wire: &mut BytesMut, run: Range<usize>, is_set: bool) {
-        let buffer: &[u8] = if is_set { &self.set } else { &self.head };
-        wire.put_slice(buffer.get(run).unwrap_or_default());
+    fn copy(&self, wire: &mut BytesMut, run: Option<Run>) {
+        let Some(run) = run else { return };
+        let buffer: &[u8] = match run.place {
+            // Written already.
+            Place::Loose => return,
+            Place::Whole => &self.head,
+            Place::Set => &self.set,
+        };
+        wire.put_slice(buffer.get(run.range()).unwrap_or_default());
     }
 
     /// The same fields, their names `Like-This`.
@@ -330,11 +332,11 @@ impl Fields {
     }
 
     fn name_of(&self, line: Line) -> &[u8] {
-        part(&self.head, &self.set, line, line.name)
+        part(&self.head, &self.set, line, line.name())
     }
 
     fn value_of(&self, line: Line) -> &[u8] {
-        part(&self.head, &self.set, line, line.value)
+        part(&self.head, &self.set, line, line.value())
     }
 
     fn shared(&self, line: Line) -> Option<HeaderValue> {
@@ -358,10 +360,10 @@ impl FromIterator<(&'static str, &'static str)> for Fields {
     }
 }
 
-/// What is at `span` of the buffer that `line` is in.
-fn part<'a>(head: &'a [u8], set: &'a [u8], line: Line, span: Span) -> &'a [u8] {
+/// What is at `range` of the buffer that `line` is in.
+fn part<'a>(head: &'a [u8], set: &'a [u8], line: Line, range: Range<usize>) -> &'a [u8] {
     let buffer = if line.place == Place::Set { set } else { head };
-    buffer.get(span.range()).unwrap_or_default()
+    buffer.get(range).unwrap_or_default()
 }
 
 /// Where in `head` that part of it is.

@@ -23,6 +23,9 @@ const TOGETHER: usize = 16 * 1024;
 /// Data of this size is written from where it is rather than copied.
 const LARGE: usize = 8 * 1024;
 
+/// How many bytes most heads have at the most.
+const HEAD: usize = 448;
+
 /// What the request says of the response to it.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
@@ -84,7 +87,12 @@ impl Reply {
                     .insert(name::CONNECTION, HeaderValue::from_static("keep-alive"));
             }
         }
-        let mut out = BytesMut::with_capacity(1024);
+        // A small body is put behind the head.
+        let small = match framing {
+            Framing::Sized(size) => usize::try_from(size).ok().filter(|&size| size < LARGE),
+            _ => None,
+        };
+        let mut out = BytesMut::with_capacity(HEAD + small.unwrap_or(0));
         write_status_line(&mut out, head.status, head.reason.as_deref());
         head.fields.write(&mut out);
         if !head.fields.contains(name::DATE) {

@@ -13,15 +13,21 @@ pub(super) const HOST: Class = Class(4);
 
 impl Class {
     pub(super) fn has(self, byte: u8) -> bool {
-        CLASSES
-            .get(usize::from(byte))
-            .is_some_and(|classes| classes & self.0 != 0)
+        classes_of(byte) & self.0 != 0
     }
 
-    /// How many bytes at the front are of this kind.
+    /// How many bytes at the front are of this kind. Four at a time, then one by one.
     pub(in crate::wire) fn run(self, bytes: &[u8]) -> usize {
-        bytes.iter().position(|&byte| !self.has(byte)).unwrap_or(bytes.len())
+        let all = |four: &&[u8; 4]| four.iter().fold(self.0, |all, &byte| all & classes_of(byte)) != 0;
+        let fours = bytes.as_chunks::<4>().0.iter().take_while(all).count() * 4;
+        let rest = bytes.get(fours..).unwrap_or_default();
+        let ones = rest.iter().take_while(|&&byte| self.has(byte)).count();
+        fours + ones
     }
+}
+
+fn classes_of(byte: u8) -> u8 {
+    CLASSES.get(usize::from(byte)).copied().unwrap_or(0)
 }
 
 static CLASSES: [u8; 256] = {
@@ -61,16 +67,17 @@ const fn classes(byte: u8) -> u8 {
 
 /// The first byte below 0x20, or DEL. Eight bytes at a time: most of a head has none.
 pub(in crate::wire) fn find_control(bytes: &[u8]) -> Option<usize> {
+    const LOW: u64 = u64::from_le_bytes([0x7f; 8]);
     const ONES: u64 = u64::from_le_bytes([0x01; 8]);
-    const HIGHS: u64 = u64::from_le_bytes([0x80; 8]);
+    // What makes 0x21 and more the highest bit of a byte.
+    const UP: u64 = u64::from_le_bytes([0x80 - 0x21; 8]);
     let (blocks, rest) = bytes.as_chunks::<8>();
     for (index, block) in blocks.iter().enumerate() {
         let word = u64::from_le_bytes(*block);
-        let below_space = word.wrapping_sub(ONES * 0x20) & !word;
-        let del = word ^ (ONES * 0x7f);
-        let found = (below_space | (del.wrapping_sub(ONES) & !del)) & HIGHS;
+        // Of seven bits one more is at most 0x20 for what is sought and for nothing else; no byte carries into the next.
+        let next = ((word & LOW) + ONES) & LOW;
+        let found = !((next + UP) | word | LOW);
         if found != 0 {
-            // A borrow can only mark bytes above a true find: the lowest mark is true.
             return Some(index * 8 + (found.trailing_zeros() / 8) as usize);
         }
     }

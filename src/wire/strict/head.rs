@@ -143,14 +143,14 @@ impl Head {
         let value = line.get(value_at).unwrap_or_default();
         // Few names have the length of one that says where the request goes or where it ends.
         match name_length {
-            4 if name.eq_ignore_ascii_case(b"host") => self.host(value, start),
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
+            4 if is(name, b"Host") => self.host(value, start),
+            14 if is(name, b"Content-Length") => {
                 if self.length.replace(content_length(value)?).is_some() {
                     return Err(Flaw::Malformed("a repeated Content-Length"));
                 }
                 Ok(())
             }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.transfer_encoding(value),
+            17 if is(name, b"Transfer-Encoding") => self.transfer_encoding(value),
             // CGI, WSGI and PHP backends read these two as the real ones.
             14 | 17 if is_underscored(name) => Err(Flaw::Malformed("a framing field spelled with an underscore")),
             _ => Ok(()),
@@ -202,6 +202,11 @@ impl Head {
     }
 }
 
+/// Whether it is that name in whatever case, of which `usual` is the most frequent.
+fn is<const N: usize>(name: &[u8], usual: &[u8; N]) -> bool {
+    name == usual || name.eq_ignore_ascii_case(usual)
+}
+
 fn is_underscored(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"content_length") || name.eq_ignore_ascii_case(b"transfer_encoding")
 }
@@ -216,7 +221,9 @@ fn request_line(line: &[u8], offset: usize) -> Result<RequestLine, Flaw> {
     if method.is_empty() {
         return Err(Flaw::Malformed("an invalid method"));
     }
-    let target_length = rest.iter().position(|&byte| byte == b' ').unwrap_or(rest.len());
+    let plain = PATH.run(rest);
+    let behind = rest.iter().skip(plain).take_while(|&&byte| byte != b' ').count();
+    let target_length = plain + behind;
     let (target, version) = rest.split_at_checked(target_length).unwrap_or_default();
     let is_http_11 = match version {
         b" HTTP/1.1" => true,
@@ -229,13 +236,14 @@ fn request_line(line: &[u8], offset: usize) -> Result<RequestLine, Flaw> {
         is_http_11,
         method: (offset, method_end),
         target_end: method_end + 1 + target_length,
-        authority: target_authority(method, target, method_end + 1)?,
+        authority: target_authority(method, target, behind == 0, method_end + 1)?,
     })
 }
 
 /// Judges the request-target (RFC 9112 §3.2): origin-form, absolute-form, or `*` for OPTIONS. For the absolute form
-/// it tells where in the head the authority is, which `offset` counts from.
-fn target_authority(method: &[u8], target: &[u8], offset: usize) -> Result<Option<(usize, usize)>, Flaw> {
+/// it tells where in the head the authority is, which `offset` counts from. `plain`: each of its bytes may be anywhere in a
+/// path.
+fn target_authority(method: &[u8], target: &[u8], plain: bool, offset: usize) -> Result<Option<(usize, usize)>, Flaw> {
     const INVALID: Flaw = Flaw::Malformed("an invalid request target");
     if target.len() > MAX_TARGET {
         return Err(Flaw::TooLarge);
@@ -245,7 +253,7 @@ fn target_authority(method: &[u8], target: &[u8], offset: usize) -> Result<Optio
     }
     let scheme = match target {
         [b'/', ..] => {
-            return if is_path_and_query(target) {
+            return if plain || is_path_and_query(target) {
                 Ok(None)
             } else {
                 Err(INVALID)
