@@ -164,10 +164,28 @@ fn an_empty_line_alone_does_not_begin_a_request() {
 
 #[test]
 fn the_fast_search_for_controls_finds_what_a_plain_one_finds() {
+    let plain = |bytes: &[u8]| bytes.iter().position(|&byte| byte < 0x20 || byte == 0x7f);
+    for byte in 0..=u8::MAX {
+        for (at, beside) in (0..17).flat_map(|at| [b' ', b'~', 0x80, 0xff].map(|beside| (at, beside))) {
+            let mut bytes = [beside; 17];
+            bytes[at] = byte;
+            assert_eq!(find_control(&bytes), plain(&bytes), "{byte:#x} at {at} among {beside:#x}");
+        }
+    }
     proptest!(|(bytes in prop::collection::vec(prop_oneof![8 => 0x20_u8..=0xff, 1 => 0_u8..=0xff, 1 => Just(0x7f)], 0..64))| {
-        let plain = bytes.iter().position(|&byte| byte < 0x20 || byte == 0x7f);
-        prop_assert_eq!(find_control(&bytes), plain);
+        prop_assert_eq!(find_control(&bytes), plain(&bytes));
     });
+}
+
+#[test]
+fn a_run_ends_at_the_first_byte_of_another_kind() {
+    for at in 0..12 {
+        let mut bytes = [b'a'; 12];
+        assert_eq!(TOKEN.run(&bytes), 12);
+        bytes[at] = b':';
+        assert_eq!(TOKEN.run(&bytes), at);
+        assert_eq!(TOKEN.run(&bytes[..at]), at);
+    }
 }
 
 /// Streams of good requests, of which some bytes were changed, taken out or doubled.
