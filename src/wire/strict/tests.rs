@@ -169,7 +169,11 @@ fn the_fast_search_for_controls_finds_what_a_plain_one_finds() {
         for (at, beside) in (0..17).flat_map(|at| [b' ', b'~', 0x80, 0xff].map(|beside| (at, beside))) {
             let mut bytes = [beside; 17];
             bytes[at] = byte;
-            assert_eq!(find_control(&bytes), plain(&bytes), "{byte:#x} at {at} among {beside:#x}");
+            assert_eq!(
+                find_control(&bytes),
+                plain(&bytes),
+                "{byte:#x} at {at} among {beside:#x}"
+            );
         }
     }
     proptest!(|(bytes in prop::collection::vec(prop_oneof![8 => 0x20_u8..=0xff, 1 => 0_u8..=0xff, 1 => Just(0x7f)], 0..64))| {
