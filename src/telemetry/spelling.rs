@@ -78,7 +78,9 @@ fn special(word: [u8; 8]) -> u64 {
     // The top bit of some byte is set where a byte of `word` is below `least`, which is 128 at most; not where none is.
     let below = |word: u64, least: u64| word.wrapping_sub(least * EACH) & !word & TOP;
     let word = u64::from_le_bytes(word);
-    below(word, 0x20) | below(word ^ (u64::from(b'"') * EACH), 1) | below(word ^ (u64::from(b'\\') * EACH), 1)
+    // So changed a quote, and no other character, comes right behind the control characters.
+    let quote = u64::from(b'"' ^ 0x20);
+    below(word ^ (quote * EACH), 0x21) | below(word ^ (u64::from(b'\\') * EACH), 1)
 }
 
 /// Appends a whole number.

@@ -38,6 +38,7 @@ use super::linger::{self, LINGER_TIME};
 use super::place::Place;
 use super::{Came, Edge, EdgeRefusal, EdgeService};
 use crate::lifecycle::Stage;
+use crate::moment;
 use crate::wire::message::{Peer, Request, Response};
 use crate::wire::strict::{MAX_FIELDS, admit_http2};
 use crate::wire::timer::Timer;
@@ -162,7 +163,7 @@ where
         Ok(answer) => {
             let mut answer = pin!(answer);
             poll_fn(|cx| {
-                let polled = answer.as_mut().poll(cx).map(Ok);
+                let polled = moment::one_poll(|| answer.as_mut().poll(cx)).map(Ok);
                 // What the service makes of a broken body is not what broke it.
                 stream.broken().map_or(polled, |refusal| Poll::Ready(Err(refusal)))
             })
