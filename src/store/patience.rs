@@ -20,18 +20,21 @@ const EXTENSIONS: usize = 4;
 pub(super) async fn within<F: Future>(deadline: Instant, call: F) -> Option<F::Output> {
     let mut call = pin!(call);
     let mut until = deadline;
-    for _ in 0..=EXTENSIONS {
+    for times in 0..=EXTENSIONS {
         if let Ok(output) = tokio::time::timeout_at(until, &mut call).await {
             return Some(output);
         }
-        let now = Instant::now();
-        let late = now.saturating_duration_since(until);
-        if late < AT_LEISURE {
-            return None;
-        }
-        until = now + late;
+        until = moved(until, times)?;
     }
     None
+}
+
+/// Where a deadline moves that has moved so many times already, and whose timer was set to `until` and fires now. `None`:
+/// it has passed.
+pub(super) fn moved(until: Instant, times: usize) -> Option<Instant> {
+    let now = Instant::now();
+    let late = now.saturating_duration_since(until);
+    (late >= AT_LEISURE && times < EXTENSIONS).then(|| now + late)
 }
 
 #[cfg(test)]

@@ -20,12 +20,14 @@
 
 mod cluster;
 mod dial;
-mod gather;
 mod layout;
+mod lent;
 mod link;
 mod options;
+mod pipe;
 mod place;
 mod replicas;
+mod resp;
 mod scan;
 mod scripts;
 mod sentinel;
@@ -42,7 +44,7 @@ use tracing::debug;
 pub use self::options::{Address, Login, RedisOptions, Servers};
 
 use self::cluster::{Cluster, ClusterTarget};
-use self::layout::{keys, parse_record, record_bytes, record_key, tally_key, token_bytes, version_bytes};
+use self::layout::{keys, packed_get, parse_record, record_bytes, record_key, tally_key, token_bytes, version_bytes};
 use self::link::{Link, Target};
 use self::place::Place;
 use self::replicas::Replicas;
@@ -119,15 +121,6 @@ impl RedisStore {
             prefix: options.key_prefix,
             listener: options.listener,
         }
-    }
-
-    async fn read(&self, key: &[u8], cmd: &Cmd) -> Result<Value, StoreError> {
-        let by = Instant::now() + self.timeout;
-        match &self.servers {
-            Connected::One { server, .. } => server.ask(cmd, Effect::Read, by).await,
-            Connected::Cluster(cluster) => cluster.read(key, cmd, by).await,
-        }
-        .map_err(|failure| self.explain(failure, Effect::Read))
     }
 
     /// The values of these keys of one installation; as of one moment, unless they are on their way to another node.
@@ -339,8 +332,18 @@ fn record(value: Value) -> Result<Option<Stored>, StoreError> {
 impl SessionStore for RedisStore {
     fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
         Box::pin(async move {
-            let name = record_key(&self.prefix, key);
-            record(self.read(&name, &get(&name)).await?)
+            let by = Instant::now() + self.timeout;
+            let answer = match &self.servers {
+                Connected::One { server, .. } => {
+                    let get = packed_get(&self.prefix, key);
+                    server.ask_packed(&get, Effect::Read, by).await
+                }
+                Connected::Cluster(cluster) => {
+                    let name = record_key(&self.prefix, key);
+                    Box::pin(async move { cluster.read(&name, &get(&name), by).await }).await
+                }
+            };
+            record(answer.map_err(|failure| self.explain(failure, Effect::Read))?)
         })
     }
 

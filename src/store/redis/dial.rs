@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::gather::Gather;
+use super::lent::Lent;
+use super::pipe::{Connection, Listener};
 use super::tracking::{Fed, Feed, Tracking};
 use crate::store::patience;
 use crate::tls;
@@ -34,9 +35,6 @@ pub(super) const SILENT: &str = "the server accepts connections and does not ans
 /// So much of a server's first line is looked at.
 const FIRST_LINE: usize = 64;
 
-/// How many commands may wait to be written to the connection; further ones wait to be queued.
-const QUEUE: usize = 1024;
-
 /// Where a server is, how to log in, and how to see that it works. Secret: it holds the password.
 #[derive(Clone)]
 pub(super) struct Target {
@@ -52,7 +50,7 @@ pub(super) struct Target {
 
 /// A connection, and the task that moves its bytes: the connection ends with it.
 pub(super) struct Live {
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: Connection,
     pub(super) driver: AbortOnDropHandle<()>,
     /// Where Redis tells of changes by it.
     pub(super) feed: Option<Arc<Feed>>,
@@ -70,9 +68,8 @@ pub(super) enum Health {
 impl Live {
     /// Asks the probe, and waits for the answer for as long as a call may take.
     pub(super) async fn try_out(&self, target: &Target) -> Health {
-        let mut connection = self.connection.clone();
         let deadline = Instant::now() + target.timeout.min(DIAL_WITHIN.1);
-        match patience::within(deadline, connection.send_packed_command(&target.probe)).await {
+        match patience::within(deadline, self.connection.ask(&target.probe)).await {
             Some(Ok(Value::ServerError(error))) if error.code() == "READONLY" => Health::ReadOnly,
             // Any other refusal is an answer all the same: another connection would get it too.
             Some(Ok(_)) => Health::Good,
@@ -82,37 +79,31 @@ impl Live {
     }
 }
 
-/// How commands are sent and answers awaited; deadlines are the callers' own.
-pub(super) fn settings() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        .set_response_timeout(None)
-        .set_pipeline_buffer_size(QUEUE)
-}
-
-/// One attempt; the name is resolved anew. The error is fit to be shown.
-pub(super) async fn dial(target: &Target, settings: AsyncConnectionConfig) -> Result<Live, String> {
-    dial_and_track(target, settings, None).await
+/// One attempt; the name is resolved anew. What the server says unasked is told to `listener`. The error is fit to be
+/// shown.
+pub(super) async fn dial(target: &Target, listener: Option<Listener>) -> Result<Live, String> {
+    connect(target, |_| Ok((None, listener))).await
 }
 
 /// The same, by which changes are told to those named by `tracking`. Where Redis does not let us have that told, the
 /// connection is as good as any other.
-pub(super) async fn dial_and_track(
-    target: &Target,
-    settings: AsyncConnectionConfig,
-    tracking: Option<&Tracking>,
-) -> Result<Live, String> {
+pub(super) async fn dial_and_track(target: &Target, tracking: Option<&Tracking>) -> Result<Live, String> {
     let Some(tracking) = tracking else {
-        return connect(target, settings, |_| Ok(None)).await;
+        return dial(target, None).await;
     };
     let target = Target {
         login: target.login.clone().set_protocol(ProtocolVersion::RESP3),
         ..target.clone()
     };
     let within = target.timeout.min(DIAL_WITHIN.1);
-    let feed = |stream: &TcpStream| Feed::new(tracking, stream, within).map(Some);
-    let mut live = connect(&target, settings, feed).await?;
+    let feed = |stream: &TcpStream| {
+        let feed = Feed::new(tracking, stream, within)?;
+        let listener = feed.listener();
+        Ok((Some(feed), Some(listener)))
+    };
+    let mut live = connect(&target, feed).await?;
     if let Some(feed) = &live.feed
-        && let Err(why) = feed.track(live.connection.clone(), within).await
+        && let Err(why) = feed.track(&live.connection, within).await
     {
         tracking.tell_refusal(&why);
         live.feed = None;
@@ -120,11 +111,10 @@ pub(super) async fn dial_and_track(
     Ok(live)
 }
 
-async fn connect(
-    target: &Target,
-    settings: AsyncConnectionConfig,
-    feed: impl FnOnce(&TcpStream) -> io::Result<Option<Arc<Feed>>>,
-) -> Result<Live, String> {
+/// What listens to a connection: as one that tells of changes, and to what is said unasked.
+type Ears = (Option<Arc<Feed>>, Option<Listener>);
+
+async fn connect(target: &Target, ears: impl FnOnce(&TcpStream) -> io::Result<Ears>) -> Result<Live, String> {
     let within = target.timeout.clamp(DIAL_WITHIN.0, DIAL_WITHIN.1);
     let until = Instant::now() + within;
     let connecting = async { reach(lookup_host((target.host.as_str(), target.port)).await?).await };
@@ -134,12 +124,8 @@ async fn connect(
         Err(_) => return Err(format!("no connection within {} ms", within.as_millis())),
     };
     tune(&stream);
-    let feed = feed(&stream).map_err(|error| format!("cannot watch the connection: {error}"))?;
-    let settings = match &feed {
-        Some(feed) => feed.listen(settings),
-        None => settings,
-    };
-    let greeting = Greeting { settings, feed, until };
+    let ears = ears(&stream).map_err(|error| format!("cannot watch the connection: {error}"))?;
+    let greeting = Greeting { ears, until };
     match &target.tls {
         None => hear_and_greet(target, stream, greeting).await,
         Some(tls) => {
@@ -177,8 +163,7 @@ async fn reach(mut addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Tc
 
 /// How a connection is greeted, and until when.
 struct Greeting {
-    settings: AsyncConnectionConfig,
-    feed: Option<Arc<Feed>>,
+    ears: Ears,
     until: Instant,
 }
 
@@ -231,18 +216,27 @@ async fn greet<S>(target: &Target, stream: S, greeting: Greeting) -> Result<Live
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Greeting { settings, feed, until } = greeting;
-    let stream = Gather::new(Fed::new(stream, feed.clone()));
-    let greeting = MultiplexedConnection::new_with_config(&target.login, stream, settings);
+    let Greeting {
+        ears: (feed, listener),
+        until,
+    } = greeting;
+    let by_tls = target.tls.is_some();
+    // The library knows how to log in; it is given the stream for that long.
+    let (lent, ours) = Lent::new(Fed::new(stream, feed.clone()));
+    let settings = AsyncConnectionConfig::new().set_response_timeout(None);
+    let greeting = MultiplexedConnection::new_with_config(&target.login, lent, settings);
     match timeout_at(until, greeting).await {
-        Ok(Ok((connection, driver))) => Ok(Live {
-            connection,
-            driver: AbortOnDropHandle::new(tokio::spawn(driver)),
-            feed,
-        }),
-        Ok(Err(error)) => Err(refused_login(&error, target.tls.is_some())),
-        Err(_) => Err(SILENT.into()),
+        Ok(Ok(greeted)) => drop(greeted),
+        Ok(Err(error)) => return Err(refused_login(&error, by_tls)),
+        Err(_) => return Err(SILENT.into()),
     }
+    let stream = ours.take_back().ok_or_else(|| closed(by_tls).to_owned())?;
+    let (connection, driver) = Connection::new(stream, listener);
+    Ok(Live {
+        connection,
+        driver: AbortOnDropHandle::new(tokio::spawn(driver)),
+        feed,
+    })
 }
 
 /// None of it is worth failing for: it makes the connection faster, and the loss of the peer known sooner.

@@ -26,14 +26,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 pub(super) use super::dial::Target;
-use super::dial::{Health, Live, dial_and_track, settings};
+use super::dial::{Health, Live, dial_and_track};
+use super::pipe::Connection;
 use super::place::Place;
 use super::tracking::{Feed, Tracking};
 use crate::session::store::StoreError;
@@ -62,7 +62,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 pub(super) struct Up {
     /// Tells one connection from the next.
     pub(super) number: u64,
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: Connection,
     /// Where Redis tells of changes by it, if it does.
     pub(super) feed: Option<Arc<Feed>>,
 }
@@ -135,8 +135,13 @@ impl Link {
         &self,
         deadline: Instant,
         after: Option<u64>,
-    ) -> Result<(u64, MultiplexedConnection), StoreError> {
-        let up = self.up(deadline, after).await?;
+    ) -> Result<(u64, Connection), StoreError> {
+        if let State::Up(up) = &*self.shared.state.borrow()
+            && Some(up.number) > after
+        {
+            return Ok((up.number, up.connection.clone()));
+        }
+        let up = Box::pin(self.wait(deadline, after)).await?;
         Ok((up.number, up.connection))
     }
 
@@ -147,6 +152,11 @@ impl Link {
         {
             return Ok(up.clone());
         }
+        // Seldom: those who find it carry no room for the wait.
+        Box::pin(self.wait(deadline, after)).await
+    }
+
+    async fn wait(&self, deadline: Instant, after: Option<u64>) -> Result<Up, StoreError> {
         let mut states = self.shared.state.subscribe();
         let until = match &*states.borrow() {
             State::Down { since, .. } => deadline.min(*since + self.timeout),
@@ -316,7 +326,7 @@ async fn connect(place: &mut Place, shared: &Shared, mut longest: Duration) -> (
 /// One attempt: a connection to where the server is now, that was seen to work.
 async fn attempt(place: &Place, shared: &Shared) -> Result<(Live, Target), String> {
     let target = place.target()?;
-    let live = dial_and_track(&target, settings(), shared.tracking.as_ref()).await?;
+    let live = dial_and_track(&target, shared.tracking.as_ref()).await?;
     place.verify(&live).await?;
     match live.try_out(&target).await {
         Health::Good | Health::ReadOnly => Ok((live, target)),

@@ -93,9 +93,8 @@ impl Place {
 
 /// Whether the server says that it is a master. The error is fit to be shown.
 pub(super) async fn is_master(live: &Live, within: Duration) -> Result<bool, String> {
-    let mut connection = live.connection.clone();
     let ask = redis::cmd("ROLE");
-    match tokio::time::timeout(within, connection.send_packed_command(&ask)).await {
+    match tokio::time::timeout(within, live.connection.ask(&ask)).await {
         Ok(Ok(Value::Array(words))) => Ok(match words.first() {
             Some(Value::BulkString(role)) => role == b"master",
             Some(Value::SimpleString(role)) => role == "master",

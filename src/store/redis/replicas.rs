@@ -128,13 +128,12 @@ async fn go_round(wanted: u16, link: Arc<Link>, mut queue: mpsc::Receiver<Waitin
 
 /// Whether so many replicas had, by `until`, what this Redis had at the beginning; `None`: it was not to be learnt.
 async fn wait(wanted: u16, link: &Link, mark: &Cmd, until: Instant) -> Option<bool> {
-    let (_, mut connection) = link.connection(until, None).await.ok()?;
+    let (_, connection) = link.connection(until, None).await.ok()?;
     // `WAIT` with 0 would be without an end.
     let millis = until.saturating_duration_since(Instant::now()).as_millis().max(1);
     let mut wait = redis::cmd("WAIT");
     wait.arg(wanted).arg(u64::try_from(millis).unwrap_or(u64::MAX));
-    let mut marking = connection.clone();
-    let both = async { tokio::join!(marking.send_packed_command(mark), connection.send_packed_command(&wait)) };
+    let both = async { tokio::join!(connection.ask(mark), connection.ask(&wait)) };
     // It answers by itself when the time is over.
     match patience::within(until + Duration::from_millis(100), both).await {
         Some((Ok(Value::Okay), Ok(Value::Int(replicas)))) => {

@@ -26,7 +26,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use super::Address;
-use super::dial::{Live, SILENT, Target, dial, settings};
+use super::dial::{Live, SILENT, Target, dial};
 use super::place::Place;
 use crate::tls;
 use promotion::Promotion;
@@ -287,16 +287,14 @@ async fn converse(sentinel: &Address, shared: &Arc<Shared>, answered: &mut bool)
                 None => told.notify_one(),
             }
         }
-        Ok::<(), std::convert::Infallible>(())
     };
     let mut doubts = shared.doubts.subscribe();
-    let mut live = match dial(&target, settings().set_push_sender(listener)).await {
+    let mut live = match dial(&target, Some(Box::new(listener))).await {
         Ok(live) => live,
         Err(why) => return why,
     };
-    let mut connection = live.connection.clone();
     for channel in ["+switch-master", promotion::CHANNEL] {
-        match tokio::time::timeout(target.timeout, connection.subscribe(channel)).await {
+        match tokio::time::timeout(target.timeout, live.connection.subscribe(channel)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) if error.is_io_error() => {
                 return tls::explain(&error).unwrap_or_else(|| "the connection was lost".into());
@@ -329,10 +327,9 @@ async fn converse(sentinel: &Address, shared: &Arc<Shared>, answered: &mut bool)
 /// What this sentinel says now, and which others it knows.
 async fn ask(live: &Live, master: &str) -> Result<(Answer, Vec<Address>), String> {
     let ask = |word: &'static str| {
-        let mut connection = live.connection.clone();
         let mut cmd = Cmd::new();
         cmd.arg("SENTINEL").arg(word).arg(master);
-        async move { connection.send_packed_command(&cmd).await }
+        async move { live.connection.ask(&cmd).await }
     };
     let (address, state, others) = tokio::join!(ask("GET-MASTER-ADDR-BY-NAME"), ask("MASTER"), ask("SENTINELS"));
     let address = match address.map_err(|_| "the connection was lost")? {

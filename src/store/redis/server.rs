@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerError, Value};
+use redis::{Cmd, RedisError, RedisResult, ServerError, Value};
 use tokio::time::Instant;
 
 use super::link::{Link, Up};
+use super::pipe::Connection;
 use crate::session::copies::Pass;
 use crate::session::store::{Key, StoreError};
 use crate::store::patience;
@@ -80,9 +80,15 @@ impl Server {
     /// Asks, and asks once more on the next connection what may be asked again: the first one may have been closed for
     /// idleness just now.
     pub(super) async fn ask(&self, cmd: &Cmd, effect: Effect, deadline: Instant) -> Result<Value, Failure> {
-        match self.ask_once(cmd, effect, deadline, None).await {
+        self.ask_packed(&cmd.get_packed_command(), effect, deadline).await
+    }
+
+    /// The same of a command as it is written.
+    pub(super) async fn ask_packed(&self, command: &[u8], effect: Effect, deadline: Instant) -> Result<Value, Failure> {
+        match self.ask_once(command, effect, deadline, None).await {
             Err(Failure::Lost(number)) if effect.may_repeat() => {
-                self.ask_once(cmd, effect, deadline, Some(number)).await
+                // Seldom: those who need no second connection carry no room for it.
+                Box::pin(self.ask_once(command, effect, deadline, Some(number))).await
             }
             other => other,
         }
@@ -91,14 +97,14 @@ impl Server {
     /// Asks once, on a connection later than number `after`.
     async fn ask_once(
         &self,
-        cmd: &Cmd,
+        command: &[u8],
         effect: Effect,
         deadline: Instant,
         after: Option<u64>,
     ) -> Result<Value, Failure> {
         let connection = self.link(effect).connection(deadline, after).await;
-        self.send(cmd, effect, deadline, connection.map_err(Failure::NotSent)?)
-            .await
+        let connection = connection.map_err(Failure::NotSent)?;
+        self.send_packed(command, effect, deadline, connection).await
     }
 
     /// Asks once, on this connection of the link for such commands.
@@ -107,9 +113,20 @@ impl Server {
         cmd: &Cmd,
         effect: Effect,
         deadline: Instant,
-        (number, mut connection): (u64, MultiplexedConnection),
+        connection: (u64, Connection),
     ) -> Result<Value, Failure> {
-        let answer = patience::within(deadline, connection.send_packed_command(cmd)).await;
+        self.send_packed(&cmd.get_packed_command(), effect, deadline, connection)
+            .await
+    }
+
+    async fn send_packed(
+        &self,
+        command: &[u8],
+        effect: Effect,
+        deadline: Instant,
+        (number, connection): (u64, Connection),
+    ) -> Result<Value, Failure> {
+        let answer = connection.ask_by(command, deadline).await;
         self.told(judge(self.link(effect), answer, number)?)
     }
 
@@ -191,13 +208,9 @@ impl Server {
         commands: [&Cmd; N],
         effect: Effect,
         deadline: Instant,
-        (number, mut connection): (u64, MultiplexedConnection),
+        (number, connection): (u64, Connection),
     ) -> Result<[Value; N], Failure> {
-        let mut pipeline = Pipeline::with_capacity(N);
-        for cmd in commands {
-            pipeline.add_command(cmd.clone());
-        }
-        let answers = patience::within(deadline, connection.send_packed_commands(&pipeline, 0, N)).await;
+        let answers = patience::within(deadline, connection.ask_all(&commands)).await;
         let answers = judge(self.link(effect), answers, number)?;
         <[Value; N]>::try_from(answers).map_err(|_| Failure::Lost(number))
     }

@@ -18,8 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, PushInfo, PushKind, Value};
+use redis::{PushInfo, PushKind, Value};
 use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -27,6 +26,7 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::layout::key_of;
+use super::pipe::{Connection, Listener as Ear};
 use crate::session::copies::{Pass, Promise, Standing};
 use crate::session::store::Key;
 use crate::store::near_cache::Listener;
@@ -96,21 +96,18 @@ impl Feed {
         }))
     }
 
-    /// Has what Redis pushes on this connection taken in.
-    pub(super) fn listen(self: &Arc<Self>, settings: AsyncConnectionConfig) -> AsyncConnectionConfig {
+    /// Takes in what Redis pushes on this connection.
+    pub(super) fn listener(self: &Arc<Self>) -> Ear {
         let feed = Arc::clone(self);
-        settings.set_push_sender(move |push: PushInfo| {
-            feed.take_in(&push);
-            Ok::<(), std::convert::Infallible>(())
-        })
+        Box::new(move |push: PushInfo| feed.take_in(&push))
     }
 
     /// Has Redis promise to tell, before anything is read over this connection. The error is fit to be shown.
-    pub(super) async fn track(&self, mut connection: MultiplexedConnection, timeout: Duration) -> Result<(), String> {
+    pub(super) async fn track(&self, connection: &Connection, timeout: Duration) -> Result<(), String> {
         let mut track = redis::cmd("CLIENT");
         track.arg("TRACKING").arg("ON");
         let until = tokio::time::Instant::now() + timeout;
-        match patience::within(until, connection.send_packed_command(&track)).await {
+        match patience::within(until, connection.ask(&track)).await {
             Some(Ok(Value::Okay)) => Ok(()),
             Some(Ok(Value::ServerError(error))) => Err(error.code().to_owned()),
             Some(Ok(_)) => Err("its answer makes no sense".into()),
@@ -178,7 +175,6 @@ impl Feed {
             }
             // The database was emptied; or the words are none that we know.
             (PushKind::Invalidate, _) => listener.all_changed(),
-            (PushKind::Disconnection, _) => self.end(),
             _ => {}
         }
     }

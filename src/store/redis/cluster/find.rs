@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
 use super::super::Address;
 use super::super::link::{Target, Up};
+use super::super::pipe::Connection;
 use super::super::server::{Effect, Failure};
 use super::map::{Map, Node};
 use super::{Shared, State, unavailable};
 
 /// A way to a node: its connection, and the number of that.
-type Way = (Arc<Node>, (u64, MultiplexedConnection));
+type Way = (Arc<Node>, (u64, Connection));
 
 /// A connection that broke: its node, its number there.
 pub(super) type Lost = (Arc<Node>, u64);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::super::Address;
-use super::super::dial::{dial, settings};
+use super::super::dial::dial;
 use super::super::link::{Link, Target};
 use super::super::replicas::Replicas;
 use super::super::server::{Effect, Server};
@@ -233,12 +233,9 @@ async fn ask_node(node: Arc<Node>) -> Result<View, String> {
 
 /// Asks over a connection that is made for this alone.
 async fn ask_stranger(target: Target, address: Address) -> Result<View, String> {
-    let mut live = dial(&target, settings()).await?;
-    let mut pipeline = redis::Pipeline::with_capacity(2);
-    for question in questions() {
-        pipeline.add_command(question);
-    }
-    let answers = live.connection.send_packed_commands(&pipeline, 0, 2).await;
+    let live = dial(&target, None).await?;
+    let [slots, info] = questions();
+    let answers = live.connection.ask_all(&[&slots, &info]).await;
     let answers = answers.map_err(|error| error.category().to_owned())?;
     let [slots, info] = <[Value; 2]>::try_from(answers).map_err(|_| "the answers are not as many".to_owned())?;
     View::read(slots, info, &address)

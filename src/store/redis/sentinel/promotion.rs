@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::{Answer, Shared, best, text};
 use crate::store::redis::Address;
-use crate::store::redis::dial::{Target, dial, settings};
+use crate::store::redis::dial::{Target, dial};
 use crate::store::redis::place::is_master;
 
 /// Where the sentinel that leads a fail-over tells which server it promotes.
@@ -118,7 +118,7 @@ impl Shared {
 /// Returns when the server says that it is a master.
 async fn until_master(target: &Target) {
     loop {
-        if let Ok(live) = dial(target, settings()).await {
+        if let Ok(live) = dial(target, None).await {
             let mut asked = Ok(false);
             while matches!(asked, Ok(false)) {
                 asked = is_master(&live, target.timeout).await;
