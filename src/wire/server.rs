@@ -79,6 +79,8 @@ pub struct Informer {
     connection: Arc<dyn intake::Inform>,
     /// Which of the requests of the connection it belongs to.
     turn: u64,
+    /// All of it was here when it was handed on.
+    whole: bool,
 }
 
 impl Informer {
@@ -90,7 +92,7 @@ impl Informer {
     /// Whether all of the request has come in, its body included.
     #[must_use]
     pub fn has_whole_request(&self) -> bool {
-        self.connection.is_received(self.turn)
+        self.whole || self.connection.is_received(self.turn)
     }
 }
 

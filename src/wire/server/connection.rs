@@ -4,9 +4,10 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::BytesMut;
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -17,11 +18,10 @@ use super::linger::{self, OverTcp};
 use super::place::{Doing, Place};
 use super::refusal::encode;
 use super::reply::{Asked, Reply, Written};
-use super::{Came, Edge, EdgeRefusal, EdgeService};
+use super::{Came, Edge, EdgeRefusal, EdgeService, Informer};
 use crate::lifecycle::{Drain, Stage};
 use crate::moment;
-use crate::wire::h1;
-use crate::wire::message::{Peer, Request, Response};
+use crate::wire::message::{Peer, Request, RequestHead, Response};
 use crate::wire::timer::Timer;
 use crate::wire::upgrade::{self, Upgraded};
 
@@ -73,27 +73,25 @@ where
     IO: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
     S: EdgeService,
 {
+    let mut first = true;
     loop {
-        let head = match poll_fn(|cx| lock(intake).poll_next(cx)).await {
-            Next::Request(head) => head,
-            Next::Refused(refusal) => return Ending::Refused(refusal),
-            Next::Left => return Ending::Left,
-            Next::Closed => return Ending::Done,
-            Next::Gone => return Ending::Gone,
-        };
-        let _request = Doing::request(&edge.stats);
-        let h1::Asked {
+        let Begun {
             head,
             persistent,
-            expects_continue: _,
             takes_trailers,
-        } = head;
+            body,
+            informer,
+            _request,
+        } = match next(intake, edge, first).await {
+            Ok(begun) => begun,
+            Err(ending) => return ending,
+        };
+        first = false;
         let asked = Asked {
             method: head.method.clone(),
             version: head.version,
             takes_trailers,
         };
-        let (body, informer) = poll_fn(|cx| Intake::poll_begun(intake, cx, asked.version)).await;
         let came = Came {
             informer,
             under_way: None,
@@ -122,8 +120,56 @@ where
             poll_fn(|cx| lock(intake).poll_body_released(cx)).await;
             return Ending::Done;
         }
-        lock(intake).next_message();
     }
+}
+
+/// A request in hand: its head is read, its body on the way.
+struct Begun<'a> {
+    head: Box<RequestHead>,
+    persistent: bool,
+    takes_trailers: bool,
+    body: Body,
+    informer: Option<Informer>,
+    _request: Doing<'a>,
+}
+
+/// Waits for the next request, and for its body where that is small. `first`: there was none before.
+async fn next<'a, IO>(intake: &Shared<IO>, edge: &'a Edge, first: bool) -> Result<Begun<'a>, Ending>
+where
+    IO: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
+{
+    let (mut over, mut head) = (!first, None);
+    // All under one lock.
+    poll_fn(|cx| {
+        let shared = intake;
+        let mut intake = lock(shared);
+        if std::mem::take(&mut over) {
+            intake.next_message();
+        }
+        if head.is_none() {
+            head = Some(match ready!(intake.poll_next(cx)) {
+                Next::Request(head) => (head, Doing::request(&edge.stats)),
+                Next::Refused(refusal) => return Poll::Ready(Err(Ending::Refused(refusal))),
+                Next::Left => return Poll::Ready(Err(Ending::Left)),
+                Next::Closed => return Poll::Ready(Err(Ending::Done)),
+                Next::Gone => return Poll::Ready(Err(Ending::Gone)),
+            });
+        }
+        ready!(intake.poll_small_body(cx));
+        let Some((asked, request)) = head.take() else {
+            return Poll::Pending;
+        };
+        let (body, informer) = intake.begin(shared, asked.head.version);
+        Poll::Ready(Ok(Begun {
+            head: asked.head,
+            persistent: asked.persistent,
+            takes_trailers: asked.takes_trailers,
+            body,
+            informer,
+            _request: request,
+        }))
+    })
+    .await
 }
 
 /// A client whose request nobody may read to its end has to know that the connection goes, and so has one whose

@@ -187,7 +187,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
     /// Waits until a small body is here, for a moment at most. So a request takes a connection to the backend when it is
     /// there, not while a client drips: see [`Informer::has_whole_request`]. One that waits to be told to go on is told
     /// when the backend's connection is there.
-    fn poll_small_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_small_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let small = self.checker.sized_rest() + self.judged.len() as u64 <= SMALL_BODY;
         while small && self.chunks.is_none() && !self.continue_due && !self.is_received() {
             match self.poll_more(cx) {
@@ -203,23 +203,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake<IO> {
         Poll::Ready(())
     }
 
-    /// Waits for a small body, see [`Self::poll_small_body`]; then: the body of the request in hand, and by which way the
-    /// client is told of informational responses to it (RFC 9110 §15.2).
-    pub(super) fn poll_begun(
-        shared: &Shared<IO>,
-        cx: &mut Context<'_>,
-        version: Version,
-    ) -> Poll<(Body, Option<Informer>)>
+    /// The body of the request in hand, once [a small one](Self::poll_small_body) is here, and by which way the client is told
+    /// of informational responses to it (RFC 9110 §15.2).
+    pub(super) fn begin(&mut self, shared: &Shared<IO>, version: Version) -> (Body, Option<Informer>)
     where
         IO: Send + 'static,
     {
-        let mut intake = lock(shared);
-        ready!(intake.poll_small_body(cx));
         let informer = (version == Version::HTTP_11).then(|| Informer {
-            turn: intake.turn,
+            turn: self.turn,
             connection: Arc::clone(shared) as Arc<dyn Inform>,
+            whole: self.is_received(),
         });
-        Poll::Ready((intake.body(shared), informer))
+        (self.body(shared), informer)
     }
 
     /// The body of the request in hand: what is here already is handed on as it is.

@@ -97,15 +97,15 @@ impl Pool {
 
     /// An idle connection that is still good at `now`, or a new one; `true` for one that was used before.
     pub(super) async fn connection(self: &Arc<Self>, now: Instant) -> Result<(Box<Connection>, bool), UpstreamError> {
-        while let Some(mut connection) = self.take(now) {
+        while let Some(Idle { mut connection, since }) = self.take(now) {
             self.counters.reused.fetch_add(1, Ordering::Relaxed);
-            // What the runtime knows was asked by `take`.
-            if !connection.stream.is_spent() {
+            if connection.can_go_on(now.saturating_duration_since(since)) {
                 return Ok((connection, true));
             }
             self.counters.retries.fetch_add(1, Ordering::Relaxed);
         }
-        let opened = connect::stream(&self.options, Open::new(&self.counters)).await;
+        // Large and rare: requests that find a connection carry no room for it.
+        let opened = Box::pin(connect::stream(&self.options, Open::new(&self.counters))).await;
         let counter = if opened.is_ok() {
             &self.counters.connects
         } else {
@@ -115,31 +115,31 @@ impl Pool {
         opened.map(|stream| (Box::new(Connection::new(stream)), false))
     }
 
-    fn take(&self, now: Instant) -> Option<Box<Connection>> {
+    /// The connection that was used last, unless it has been idle for too long, or is too old.
+    fn take(&self, now: Instant) -> Option<Idle> {
         let mut idle = self.idle();
-        while let Some(mut last) = idle.pop() {
+        while let Some(last) = idle.pop() {
             if now.saturating_duration_since(last.since) >= self.options.idle_timeout {
                 // All those below have been idle for longer.
                 idle.clear();
                 return None;
             }
-            if self.may_be_used_again(&mut last.connection, now) {
-                return Some(last.connection);
+            if self.is_young(&last.connection, now) {
+                return Some(last);
             }
         }
         None
     }
 
-    /// Whether a connection is neither closed, as far as the runtime was told, nor too old.
-    fn may_be_used_again(&self, connection: &mut Connection, now: Instant) -> bool {
-        let is_young = |limit| connection.age(now) < limit;
-        self.options.max_age.is_none_or(is_young) && !connection.is_known_to_be_spent()
+    fn is_young(&self, connection: &Connection, now: Instant) -> bool {
+        self.options.max_age.is_none_or(|limit| connection.age(now) < limit)
     }
 
     /// Takes a connection back whose exchange has ended.
     pub(super) fn put(self: &Arc<Self>, mut connection: Box<Connection>) {
         let now = moment::lately();
-        if self.may_be_used_again(&mut connection, now) {
+        connection.answered();
+        if self.is_young(&connection, now) && !connection.is_known_to_be_spent() {
             self.idle().push(Idle { connection, since: now });
             self.start_sweeping();
         }

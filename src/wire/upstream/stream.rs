@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -73,6 +73,23 @@ impl Stream {
         match self {
             Self::Clear(wire) => wire.written,
             Self::Tls(tls) => tls.get_ref().0.written,
+        }
+    }
+
+    /// Whether the runtime has been told that the connection is closed, or that there is something unasked for. Asks nobody
+    /// where it has been told nothing.
+    pub(super) fn is_known_to_be_spent(&mut self) -> bool {
+        let mut byte = [0_u8; 1];
+        match self {
+            Self::Clear(wire) => {
+                let read = wire.tcp.try_read(&mut byte);
+                !matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Self::Tls(tls) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                let mut buf = ReadBuf::new(&mut byte);
+                Pin::new(tls.as_mut()).poll_read(&mut cx, &mut buf).is_ready()
+            }
         }
     }
 

@@ -31,9 +31,9 @@ async fn a_request_that_meets_a_closed_connection_goes_to_another_and_arrives_on
     assert_eq!(served.get(), 50);
 }
 
-/// The close is in the kernel, the runtime has not been told: blocking this only thread keeps its events unread.
-#[tokio::test]
-async fn a_close_that_the_runtime_has_not_seen_yet_is_found_before_the_request_is_written() {
+/// Sends `answers` requests over one connection, has the backend close it, and sends another `after` that. The close is in
+/// the kernel, the runtime has not been told: blocking this only thread keeps its events unread.
+async fn close_unseen(answers: usize, after: Duration) -> UpstreamStats {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (closed_sender, closed) = std::sync::mpsc::channel();
@@ -41,12 +41,14 @@ async fn a_close_that_the_runtime_has_not_seen_yet_is_found_before_the_request_i
     let backend = std::thread::spawn(move || {
         use std::io::{Read, Write};
         let mut bodies = 0;
-        for stream in listener.incoming().take(2) {
+        for (answers, stream) in [answers, 1].into_iter().zip(listener.incoming()) {
             let mut stream = stream.unwrap();
-            let mut request = vec![0; REQUEST.len()];
-            stream.read_exact(&mut request).unwrap();
-            bodies += usize::from(request.ends_with(b"hello"));
-            stream.write_all(OK).unwrap();
+            for _ in 0..answers {
+                let mut request = vec![0; REQUEST.len()];
+                stream.read_exact(&mut request).unwrap();
+                bodies += usize::from(request.ends_with(b"hello"));
+                stream.write_all(OK).unwrap();
+            }
             close_receiver.recv().unwrap();
             drop(stream);
             closed_sender.send(()).unwrap();
@@ -54,15 +56,31 @@ async fn a_close_that_the_runtime_has_not_seen_yet_is_found_before_the_request_i
         bodies
     });
     let upstream = upstream(address);
-    assert_eq!(text(upstream.send(post("hello"), PATIENCE).await.unwrap()).await, "ok");
-    until("it is idle", || upstream.stats().idle == 1).await;
+    for _ in 0..answers {
+        assert_eq!(text(upstream.send(post("hello"), PATIENCE).await.unwrap()).await, "ok");
+        until("it is idle", || upstream.stats().idle == 1).await;
+    }
     close.send(()).unwrap();
     closed.recv().unwrap();
+    std::thread::sleep(after);
     assert_eq!(text(upstream.send(post("hello"), PATIENCE).await.unwrap()).await, "ok");
-    let stats = upstream.stats();
-    assert_eq!((stats.reused, stats.retries, stats.connects), (1, 1, 2));
     close.send(()).unwrap();
-    assert_eq!(backend.join().unwrap(), 2);
+    assert_eq!(backend.join().unwrap(), answers + 1);
+    upstream.stats()
+}
+
+#[tokio::test]
+async fn a_close_that_the_runtime_has_not_seen_yet_is_found_before_the_request_is_written() {
+    // After the very first answer, as a backend closes that keeps none; and of a connection that has been in use for long.
+    for (answers, after) in [
+        (1, Duration::ZERO),
+        (2, Duration::ZERO),
+        (20, Duration::from_millis(20)),
+    ] {
+        let stats = close_unseen(answers, after).await;
+        let reused = u64::try_from(answers).unwrap();
+        assert_eq!((stats.reused, stats.retries, stats.connects), (reused, 1, 2));
+    }
 }
 
 /// After a first request that goes well, the backend reads `cut` bytes of the second and closes.
