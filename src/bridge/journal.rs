@@ -98,7 +98,7 @@ impl<'a> Journal<'a> {
     #[must_use]
     pub fn close(mut self, mut response: Response) -> Response {
         let head = &mut response.head;
-        head.fields.insert(name::X_REQUEST_ID, self.request_id.clone());
+        head.fields.insert(name::X_REQUEST_ID, &self.request_id);
         self.tell(Some(head.status));
         response
     }

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use axum::body::Body;
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version};
 use http_body_util::BodyExt as _;
 
@@ -57,7 +56,7 @@ impl Outbound {
     ) -> Request {
         let fields = &mut head.fields;
         let protocol = upgrade::requested(&head.method, head.version, fields);
-        let host = fields.value(name::HOST);
+        let host = fields.get(name::HOST).map(<[u8]>::to_vec);
         headers::strip_request(fields);
         if let Some(protocol) = protocol {
             headers::set_upgrade(fields, protocol);
@@ -67,22 +66,22 @@ impl Outbound {
             &Hop {
                 peer: head.peer.addr.ip(),
                 secure: head.peer.secure,
-                host: host.as_ref(),
+                host: host.as_deref(),
             },
             &self.trusted,
         );
         headers::add_via(fields, head.version);
         if !self.preserve_host || host.is_none() {
-            fields.insert(name::HOST, self.upstream_host.clone());
+            fields.insert(name::HOST, &self.upstream_host);
         }
         // The body is asked for when the backend's connection is ready: that sends the client its 100.
         for name in [name::COOKIE, name::COOKIE2, name::EXPECT] {
             fields.remove(name);
         }
-        if let Some(cookie) = cookie.and_then(|cookie| HeaderValue::from_maybe_shared(Bytes::from(cookie)).ok()) {
-            fields.append(name::COOKIE, cookie);
+        if let Some(cookie) = cookie {
+            fields.append_made(name::COOKIE, |value| value.extend_from_slice(&cookie));
         }
-        fields.insert(name::X_REQUEST_ID, request_id.clone());
+        fields.insert(name::X_REQUEST_ID, request_id);
         // HTTP/2 needs no announcement of them, and the way to the backend goes by the version for that.
         let trailers_may_come = head.version == Version::HTTP_2 || fields.contains(name::TRAILER);
         if head.uri.authority().is_some() {

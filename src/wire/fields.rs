@@ -170,8 +170,20 @@ impl Fields {
         self.insert_line(name.into().as_str(), value.borrow());
     }
 
+    /// The same, of a value that is made in its place. Where what was made is no line of text, there is none of that name.
+    pub fn insert_made(&mut self, name: &'static str, make: impl FnOnce(&mut Vec<u8>)) {
+        match self.keep_made(name, make) {
+            Some(line) => self.put(line, name),
+            None => self.remove(name),
+        }
+    }
+
     fn insert_line(&mut self, name: &str, value: &HeaderValue) {
-        let line = self.keep(name, value);
+        let line = self.keep(name, |set| set.extend_from_slice(value.as_bytes()));
+        self.put(line, name);
+    }
+
+    fn put(&mut self, line: Line, name: &str) {
         let held = self.lines.may_hold(line.key);
         let at = held.then(|| self.position(line.key, name)).flatten();
         let Some(at) = at else {
@@ -185,28 +197,45 @@ impl Fields {
 
     /// One more line of that name.
     pub fn append(&mut self, name: impl Into<FieldName>, value: impl Borrow<HeaderValue>) {
-        let line = self.keep(name.into().as_str(), value.borrow());
+        let value = value.borrow().as_bytes();
+        let line = self.keep(name.into().as_str(), |set| set.extend_from_slice(value));
         self.lines.push(line);
     }
 
+    /// The same, of a value that is [made](Self::insert_made) in its place. Where it is no line of text, there is none more.
+    pub fn append_made(&mut self, name: &'static str, make: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(line) = self.keep_made(name, make) {
+            self.lines.push(line);
+        }
+    }
+
+    fn keep_made(&mut self, name: &str, make: impl FnOnce(&mut Vec<u8>)) -> Option<Line> {
+        let before = self.set.len();
+        let line = self.keep(name, make);
+        let value = self.set.get(line.value()).unwrap_or_default();
+        // All of them are looked at, which is faster than to stop at the first: there nearly never is one.
+        let unfit = |byte: u8| (byte < b' ' && byte != b'\t') | (byte == 0x7f);
+        if value.iter().fold(false, |any, &byte| any | unfit(byte)) {
+            self.set.truncate(before);
+            return None;
+        }
+        Some(line)
+    }
+
     /// Writes a line that is set here, to stand where it is put.
-    fn keep(&mut self, name: &str, value: &HeaderValue) -> Line {
-        let (name, value, set) = (name.as_bytes(), value.as_bytes(), &mut self.set);
+    fn keep(&mut self, name: &str, make: impl FnOnce(&mut Vec<u8>)) -> Line {
+        let (name, set) = (name.as_bytes(), &mut self.set);
         if set.capacity() == 0 {
             set.reserve_exact(SET_ROOM);
         }
         let start = set.len();
         set.extend_from_slice(name);
         set.extend_from_slice(b": ");
-        set.extend_from_slice(value);
+        let from = set.len();
+        make(set);
         let end = set.len();
         set.extend_from_slice(b"\r\n");
-        Line::new(
-            Key::of(name),
-            Place::Set,
-            start..start + name.len(),
-            end - value.len()..end,
-        )
+        Line::new(Key::of(name), Place::Set, start..start + name.len(), from..end)
     }
 
     /// Takes all lines of that name off.

@@ -152,7 +152,7 @@ pub fn add_via(fields: &mut Fields, received: Version) {
         Version::HTTP_10 => &HTTP_10,
         _ => &HTTP_11,
     };
-    fields.append(name::VIA, hop.clone());
+    fields.append(name::VIA, hop);
 }
 
 /// The request's own `X-Request-Id` where it is sane, else a new UUIDv7 for the moment `now_millis` (milliseconds

@@ -143,3 +143,20 @@ proptest! {
         prop_assert_eq!(fields.to_map(), map);
     }
 }
+
+#[test]
+fn a_value_that_is_made_stands_where_one_was_and_is_no_line_if_it_is_no_text() {
+    let mut fields: Fields = [("Via", "1.1 a"), ("Host", "shop"), ("via", "1.1 b")]
+        .into_iter()
+        .collect();
+    fields.insert_made("Via", |value| value.extend_from_slice(b"1.1 \xffc"));
+    fields.append_made("Cookie", |value| value.extend_from_slice(b"a=b"));
+    for unfit in [&b"a\r\nX: y"[..], b"a\0", b"\x7f", b"\n"] {
+        fields.append_made("Cookie", |value| value.extend_from_slice(unfit));
+    }
+    let mut wire = BytesMut::new();
+    fields.write(&mut wire);
+    assert_eq!(&wire[..], b"Via: 1.1 \xffc\r\nHost: shop\r\nCookie: a=b\r\n");
+    fields.insert_made("Host", |value| value.extend_from_slice(b"a\nb"));
+    assert!(!fields.contains("Host"));
+}

@@ -1,10 +1,8 @@
 //! Who the client is: `X-Forwarded-*` and `Forwarded` (RFC 7239), believed from trusted proxies only (H2).
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use bytes::Bytes;
-use http::header::HeaderValue;
 use ipnet::IpNet;
 
 use crate::wire::fields::{Fields, name};
@@ -75,7 +73,7 @@ pub struct Hop<'a> {
     /// Whether it came over TLS.
     pub secure: bool,
     /// The `Host` (or authority) of the request as it came.
-    pub host: Option<&'a HeaderValue>,
+    pub host: Option<&'a [u8]>,
 }
 
 /// Tells the backend who the client is.
@@ -94,28 +92,33 @@ pub fn forward(fields: &mut Fields, hop: &Hop<'_>, trusted: &TrustedProxies) {
         for claim in OTHER_CLAIMS {
             fields.remove(claim);
         }
-        let mut address = String::with_capacity(16);
-        write_address(&mut address, peer);
-        let mut element = String::with_capacity(96);
-        write_element(&mut element, peer, Some(proto), hop.host);
-        set(fields, name::X_FORWARDED_FOR, address);
-        set(fields, name::FORWARDED, element);
-        fields.insert(name::X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+        // Made of visible ASCII only; were one not, no claim is better than a wrong one.
+        fields.insert_made(name::X_FORWARDED_FOR, |value| write_address(value, peer));
+        fields.insert_made(name::FORWARDED, |value| {
+            write_element(value, peer, Some(proto), hop.host);
+        });
+        fields.insert_made(name::X_FORWARDED_PROTO, |value| {
+            value.extend_from_slice(proto.as_bytes())
+        });
         match hop.host {
-            Some(host) => fields.insert(name::X_FORWARDED_HOST, host.clone()),
+            Some(host) => set(fields, name::X_FORWARDED_HOST, host),
             None => fields.remove(name::X_FORWARDED_HOST),
         }
         return;
     }
     let (list, elements) = extended(fields, peer, proto, hop.host);
-    set(fields, name::X_FORWARDED_FOR, list);
-    set(fields, name::FORWARDED, elements);
+    set(fields, name::X_FORWARDED_FOR, &list);
+    set(fields, name::FORWARDED, &elements);
     if !fields.contains(name::X_FORWARDED_PROTO) {
-        fields.insert(name::X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+        set(fields, name::X_FORWARDED_PROTO, proto.as_bytes());
     }
     if let (false, Some(host)) = (fields.contains(name::X_FORWARDED_HOST), hop.host) {
-        fields.insert(name::X_FORWARDED_HOST, host.clone());
+        set(fields, name::X_FORWARDED_HOST, host);
     }
+}
+
+fn set(fields: &mut Fields, name: &'static str, value: &[u8]) {
+    fields.insert_made(name, |made| made.extend_from_slice(value));
 }
 
 /// Takes every word on who the client is out.
@@ -127,28 +130,27 @@ pub fn remove_claims(fields: &mut Fields) {
 }
 
 /// `X-Forwarded-For` and `Forwarded` of a trusted peer with the peer appended.
-fn extended(fields: &Fields, peer: IpAddr, proto: &str, host: Option<&HeaderValue>) -> (String, String) {
+fn extended(fields: &Fields, peer: IpAddr, proto: &str, host: Option<&[u8]>) -> (Vec<u8>, Vec<u8>) {
     let given_list = joined(fields, name::X_FORWARDED_FOR);
     let given_elements = elements(fields);
     let mut list = match (&given_list, &given_elements) {
-        (Some(given), _) => given.clone(),
+        (Some(given), _) => given.clone().into_bytes(),
         (None, Some(elements)) => {
             let nodes: Vec<String> = nodes_of(elements)
                 .filter_map(parse_node)
                 .map(|ip| ip.to_string())
                 .collect();
-            nodes.join(", ")
+            nodes.join(", ").into_bytes()
         }
-        (None, None) => String::new(),
+        (None, None) => Vec::new(),
     };
     let mut elements = match (&given_elements, &given_list) {
-        (Some(given), _) => given.clone(),
+        (Some(given), _) => given.clone().into_bytes(),
         (None, Some(given)) => {
             let proto = fields.get(name::X_FORWARDED_PROTO).and_then(text);
-            let host = fields.value(name::X_FORWARDED_HOST);
-            converted(given, proto, host.as_ref())
+            converted(given, proto, fields.get(name::X_FORWARDED_HOST))
         }
-        (None, None) => String::new(),
+        (None, None) => Vec::new(),
     };
     separate(&mut list);
     separate(&mut elements);
@@ -158,8 +160,8 @@ fn extended(fields: &Fields, peer: IpAddr, proto: &str, host: Option<&HeaderValu
 }
 
 /// The elements of `Forwarded` that say what `X-Forwarded-*` said.
-fn converted(list: &str, proto: Option<&str>, host: Option<&HeaderValue>) -> String {
-    let mut elements = String::new();
+fn converted(list: &str, proto: Option<&str>, host: Option<&[u8]>) -> Vec<u8> {
+    let mut elements = Vec::new();
     let (mut proto, mut host) = (proto.filter(|proto| matches!(*proto, "http" | "https")), host);
     for address in list.split(',').filter_map(|node| parse_node(node.trim())) {
         separate(&mut elements);
@@ -168,63 +170,62 @@ fn converted(list: &str, proto: Option<&str>, host: Option<&HeaderValue>) -> Str
     elements
 }
 
-fn separate(list: &mut String) {
+fn separate(list: &mut Vec<u8>) {
     if !list.is_empty() {
-        list.push_str(", ");
+        list.extend_from_slice(b", ");
     }
 }
 
-fn write_element(into: &mut String, address: IpAddr, proto: Option<&str>, host: Option<&HeaderValue>) {
+fn write_element(into: &mut Vec<u8>, address: IpAddr, proto: Option<&str>, host: Option<&[u8]>) {
     match address {
         IpAddr::V4(_) => {
-            into.push_str("for=");
+            into.extend_from_slice(b"for=");
             write_address(into, address);
         }
         IpAddr::V6(_) => {
-            into.push_str("for=\"[");
+            into.extend_from_slice(b"for=\"[");
             write_address(into, address);
-            into.push_str("]\"");
+            into.extend_from_slice(b"]\"");
         }
     }
-    if let Some(host) = host.and_then(|host| host.to_str().ok()) {
-        into.push_str(";host=\"");
-        if host.bytes().any(|byte| matches!(byte, b'"' | b'\\')) {
-            for character in host.chars() {
-                if matches!(character, '"' | '\\') {
-                    into.push('\\');
+    if let Some(host) = host.filter(|host| text(host).is_some()) {
+        into.extend_from_slice(b";host=\"");
+        if host.iter().any(|byte| matches!(byte, b'"' | b'\\')) {
+            for &byte in host {
+                if matches!(byte, b'"' | b'\\') {
+                    into.push(b'\\');
                 }
-                into.push(character);
+                into.push(byte);
             }
         } else {
-            into.push_str(host);
+            into.extend_from_slice(host);
         }
-        into.push('"');
+        into.push(b'"');
     }
     if let Some(proto) = proto {
-        into.push_str(";proto=");
-        into.push_str(proto);
+        into.extend_from_slice(b";proto=");
+        into.extend_from_slice(proto.as_bytes());
     }
 }
 
 /// Every request has its peer's address written twice: an IPv4 address without the general machinery.
-fn write_address(into: &mut String, address: IpAddr) {
+fn write_address(into: &mut Vec<u8>, address: IpAddr) {
     let IpAddr::V4(address) = address else {
-        // Writing to a string cannot fail.
+        // Writing to memory cannot fail.
         let _ = write!(into, "{address}");
         return;
     };
     for (index, octet) in address.octets().into_iter().enumerate() {
         if index > 0 {
-            into.push('.');
+            into.push(b'.');
         }
-        let digit = |value: u8| char::from(b'0' + value % 10);
         if octet >= 100 {
-            into.push(digit(octet / 100));
+            into.push(b'0' + octet / 100);
         }
         if octet >= 10 {
-            into.push(digit(octet / 10));
+            into.push(b'0' + octet / 10 % 10);
         }
-        into.push(digit(octet));
+        into.push(b'0' + octet % 10);
     }
 }
 
@@ -234,7 +235,9 @@ fn joined(fields: &Fields, name: &str) -> Option<String> {
     for line in fields.all(name).filter_map(text) {
         let line = line.trim();
         if !line.is_empty() {
-            separate(&mut all);
+            if !all.is_empty() {
+                all.push_str(", ");
+            }
             all.push_str(line);
         }
     }
@@ -254,14 +257,6 @@ fn elements(fields: &Fields) -> Option<String> {
 fn text(value: &[u8]) -> Option<&str> {
     let visible = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~');
     std::str::from_utf8(value).ok().filter(|_| value.iter().all(visible))
-}
-
-fn set(fields: &mut Fields, name: &'static str, value: String) {
-    // Made of visible ASCII only; were it not, no claim is better than a wrong one.
-    match HeaderValue::from_maybe_shared(Bytes::from(value)) {
-        Ok(value) => fields.insert(name, value),
-        Err(_) => fields.remove(name),
-    }
 }
 
 /// The address of the client: the peer, or, as long as the word comes from trusted proxies, the one that they name.

@@ -184,7 +184,7 @@ fn what_a_stranger_claims_is_replaced() {
         &Hop {
             peer: ip("192.0.2.7"),
             secure: false,
-            host: Some(&host),
+            host: Some(host.as_bytes()),
         },
         &trusted(),
     );
@@ -308,7 +308,7 @@ fn a_trusted_proxy_gets_its_address_appended() {
         let hop = Hop {
             peer: ip("::ffff:10.0.0.1"),
             secure: false,
-            host: Some(&host),
+            host: Some(host.as_bytes()),
         };
         forward(&mut headers, &hop, &trusted());
         assert_eq!(lines(&headers), lines(&map(expected)), "{given:?}");
@@ -324,7 +324,7 @@ fn an_ipv6_peer_and_an_odd_host_are_quoted() {
         &Hop {
             peer: ip("2001:db8::2"),
             secure: true,
-            host: Some(&host),
+            host: Some(host.as_bytes()),
         },
         &trusted(),
     );
@@ -422,7 +422,7 @@ proptest::proptest! {
         let peer = if known { ip("10.0.0.1") } else { ip("192.0.2.7") };
         let host = HeaderValue::from_str(&host).unwrap();
         let mut sent = given.clone();
-        forward(&mut sent, &Hop { peer, secure: true, host: Some(&host) }, &trusted());
+        forward(&mut sent, &Hop { peer, secure: true, host: Some(host.as_bytes()) }, &trusted());
         let address = peer.to_string();
         proptest::prop_assert!(text(&sent, "x-forwarded-for").unwrap().ends_with(&address));
         let element = ["for=", &address].concat();
