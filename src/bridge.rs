@@ -78,7 +78,7 @@ use outbound::Outbound;
 use prefetch::Prefetch;
 use refuse::Refusal;
 use route::{Route, Routes, SessionUse};
-use seen_through::{Dispatched, SeenThrough};
+use seen_through::SeenThrough;
 use sessions::Sessions;
 use touch::Touch;
 use turns::{Turn, Turns};
@@ -188,13 +188,12 @@ impl Bridge {
             headers::remove_claims(&mut request.head.fields);
         }
         let tasks = self.parts.tasks.clone();
-        let dispatched = Dispatched::default();
         // Made where it is to be: it is large, and all of it would be moved.
-        let work = Box::write(Box::new_uninit(), self.work(request, came, dispatched.clone()));
-        SeenThrough::new(tasks, dispatched, Box::into_pin(work))
+        let work = Box::write(Box::new_uninit(), self.work(request, came));
+        SeenThrough::new(tasks, Box::into_pin(work))
     }
 
-    async fn work(self, request: Request, came: Came, dispatched: Dispatched) -> Response {
+    async fn work(self, request: Request, came: Came) -> Response {
         // Until the work is done, which may be after the client has left.
         let _under_way = came.under_way;
         let head = &request.head;
@@ -206,7 +205,7 @@ impl Bridge {
             &self.parts.metrics,
         );
         let informer = came.informer.as_ref();
-        match self.answer(request, informer, route, &mut journal, dispatched).await {
+        match self.answer(request, informer, route, &mut journal).await {
             Ok(response) => journal.close(response),
             Err(refusal) => journal.refuse(&refusal),
         }
@@ -218,7 +217,6 @@ impl Bridge {
         informer: Option<&Informer>,
         route: &Route,
         journal: &mut Journal<'_>,
-        dispatched: Dispatched,
     ) -> Result<Response, Refusal> {
         let parts = &self.parts;
         if !parts.api_keys.allow(&request.head.fields) {
@@ -283,7 +281,7 @@ impl Bridge {
             _ => (body, None),
         };
 
-        dispatched.mark();
+        seen_through::dispatched();
         let with = derived.map_or_else(|| With::Held(held.as_ref()), With::Cookie);
         let outgoing = self.outgoing((head, body), with, &origin, journal);
         let (mut response, mut cookies) = self.exchange(outgoing, informer, route, held.as_mut(), journal).await?;

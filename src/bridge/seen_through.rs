@@ -4,39 +4,37 @@
 //! The edge drops the future of a request whose connection is gone. This wrapper moves what is left of it to a task of its
 //! own instead, from the moment it is marked as dispatched; before that, nothing is lost by letting go.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use tokio_util::task::TaskTracker;
 
-/// Marks the point from which a request is seen through.
-#[derive(Clone, Debug, Default)]
-pub struct Dispatched(Arc<AtomicBool>);
+thread_local! {
+    /// The work that is being polled on this thread has been dispatched in this poll.
+    static DISPATCHED: Cell<bool> = const { Cell::new(false) };
+}
 
-impl Dispatched {
-    /// From here on.
-    pub fn mark(&self) {
-        self.0.store(true, Ordering::Release);
-    }
+/// Said by the work on a request: from here on it is seen through.
+pub fn dispatched() {
+    DISPATCHED.set(true);
 }
 
 /// See the [module](self).
 pub struct SeenThrough<T: Send + 'static> {
     work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
-    dispatched: Dispatched,
+    dispatched: bool,
     tasks: TaskTracker,
 }
 
 impl<T: Send + 'static> SeenThrough<T> {
-    /// Wraps `work`, which has the other clone of the mark.
+    /// Wraps `work`, which tells when it is [`dispatched`].
     #[must_use]
-    pub fn new(tasks: TaskTracker, dispatched: Dispatched, work: Pin<Box<dyn Future<Output = T> + Send>>) -> Self {
+    pub fn new(tasks: TaskTracker, work: Pin<Box<dyn Future<Output = T> + Send>>) -> Self {
         Self {
             work: Some(work),
-            dispatched,
+            dispatched: false,
             tasks,
         }
     }
@@ -49,7 +47,9 @@ impl<T: Send + 'static> Future for SeenThrough<T> {
         let Some(work) = self.work.as_mut() else {
             return Poll::Pending;
         };
+        let outer = DISPATCHED.replace(false);
         let polled = work.as_mut().poll(context);
+        self.dispatched |= DISPATCHED.replace(outer);
         if polled.is_ready() {
             self.work = None;
         }
@@ -60,7 +60,7 @@ impl<T: Send + 'static> Future for SeenThrough<T> {
 impl<T: Send + 'static> Drop for SeenThrough<T> {
     fn drop(&mut self) {
         if let Some(work) = self.work.take()
-            && self.dispatched.0.load(Ordering::Acquire)
+            && self.dispatched
         {
             self.tasks.spawn(async move { drop(work.await) });
         }
@@ -77,14 +77,12 @@ mod tests {
         let tasks = TaskTracker::new();
         let (go, wait) = oneshot::channel::<()>();
         let (done, seen) = oneshot::channel::<()>();
-        let dispatched = Dispatched::default();
-        let mark = dispatched.clone();
         let steps = async move {
-            mark.mark();
+            super::dispatched();
             let _ = wait.await;
             let _ = done.send(());
         };
-        let mut work = Box::pin(SeenThrough::new(tasks.clone(), dispatched, Box::pin(steps)));
+        let mut work = Box::pin(SeenThrough::new(tasks.clone(), Box::pin(steps)));
         assert!(futures_util::poll!(&mut work).is_pending());
         drop(work);
         go.send(()).unwrap();
@@ -99,10 +97,24 @@ mod tests {
             std::future::pending::<()>().await;
             let _ = done.send(());
         };
-        let mut work = Box::pin(SeenThrough::new(tasks.clone(), Dispatched::default(), Box::pin(steps)));
+        let mut work = Box::pin(SeenThrough::new(tasks.clone(), Box::pin(steps)));
         assert!(futures_util::poll!(&mut work).is_pending());
         drop(work);
         seen.await.expect_err("the work went on");
+        assert_eq!(tasks.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_said_in_one_work_is_of_that_alone() {
+        let tasks = TaskTracker::new();
+        let inner = SeenThrough::new(tasks.clone(), Box::pin(async { super::dispatched() }));
+        let work = async move {
+            inner.await;
+            std::future::pending::<()>().await;
+        };
+        let mut outer = Box::pin(SeenThrough::new(tasks.clone(), Box::pin(work)));
+        assert!(futures_util::poll!(&mut outer).is_pending());
+        drop(outer);
         assert_eq!(tasks.len(), 0);
     }
 }

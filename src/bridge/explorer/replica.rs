@@ -19,7 +19,7 @@ use crate::bridge::commit::{Commit, Committed};
 use crate::bridge::flights::Landing;
 use crate::bridge::lead::Lead;
 use crate::bridge::pending::Pending;
-use crate::bridge::seen_through::{Dispatched, SeenThrough};
+use crate::bridge::seen_through::{self, SeenThrough};
 use crate::bridge::sessions::Sessions;
 use crate::bridge::touch::Touch;
 use crate::metrics::Metrics;
@@ -129,8 +129,6 @@ impl Replica {
     /// seen through.
     pub(super) async fn carry(self: &Arc<Self>, job: Job) -> Ended {
         let this = Arc::clone(self);
-        let dispatched = Dispatched::default();
-        let mark = dispatched.clone();
         let work = async move {
             let begun = this.server.timeline(&job.key).len();
             let before = (this.server.rules.troubles(this.number), this.server.rules.losses());
@@ -164,10 +162,10 @@ impl Replica {
             if let (Some(snapshot), None) = (&ready.snapshot, &ready.lead) {
                 this.touch.used(&job.key, snapshot, ready.at);
             }
-            mark.mark();
+            seen_through::dispatched();
             this.exchange(job, ready, before).await
         };
-        SeenThrough::new(self.tasks.clone(), dispatched, Box::pin(work)).await
+        SeenThrough::new(self.tasks.clone(), Box::pin(work)).await
     }
 
     /// F1, S1, S2 and S4: what a request goes on with.
