@@ -52,7 +52,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use http::{HeaderValue, StatusCode};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
@@ -90,6 +89,7 @@ use crate::session::install_id::InstallId;
 use crate::session::merge::{Effect, Said};
 use crate::session::record::{Rank, Snapshot};
 use crate::session::store::Key;
+use crate::wire::body::Body;
 use crate::wire::fields::name;
 use crate::wire::headers;
 use crate::wire::message::{Request, RequestHead, Response, ResponseHead};
@@ -446,7 +446,7 @@ impl Bridge {
         watch_end: bool,
         turn: Option<Turn>,
     ) -> (Option<oneshot::Receiver<()>>, Response) {
-        let Response { head, body } = response;
+        let Response { head, mut body } = response;
         let has_body = head.status != StatusCode::SWITCHING_PROTOCOLS && !http_body::Body::is_end_stream(&body);
         let (end, ended) = if watch_end && has_body {
             let (end, ended) = oneshot::channel();
@@ -455,7 +455,14 @@ impl Bridge {
             (None, None)
         };
         let sized = head.fields.contains(name::CONTENT_LENGTH);
-        let body = InboundBody::wrap(body, sized, (end, turn));
+        let nobody_waits = end.is_none() && turn.is_none();
+        let body = match Some(&mut body)
+            .filter(|_| sized && nobody_waits)
+            .and_then(UpstreamBody::take_whole)
+        {
+            Some(whole) => Body::from(whole),
+            None => InboundBody::wrap(body, sized, (end, turn)),
+        };
         (ended, Response { head, body })
     }
 

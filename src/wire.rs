@@ -1,5 +1,6 @@
 //! HTTP without meaning: connections, framing, fields. Nothing here knows of sessions.
 
+pub mod body;
 pub mod fields;
 mod h1;
 pub mod headers;

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+pub mod body;
 pub mod fields;
 pub mod h1;
 pub mod headers;

@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::body::Body;
 use http::Method;
 
 use crate::bridge::Bridge;
@@ -13,6 +12,7 @@ use crate::bridge::seen_through::SeenThrough;
 use crate::config::Config;
 use crate::ops::health::Readiness;
 use crate::session::clock::Clock;
+use crate::wire::body::Body;
 use crate::wire::fields::name;
 use crate::wire::headers;
 use crate::wire::message::{Request, Response};

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use http::HeaderValue;
 
 use super::change::Change;
@@ -15,6 +14,7 @@ use crate::session::clock::Timestamp;
 use crate::session::cookie::Origin;
 use crate::session::merge::Said;
 use crate::session::record::{CookiePolicy, Rank, Snapshot};
+use crate::wire::body::Body;
 use crate::wire::message::{RequestHead, ResponseHead};
 
 impl Bridge {

@@ -3,8 +3,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::body::Body;
-
 use super::acquire::{AcquireError, Asks, Ready};
 use super::adopt::Adoption;
 use super::bind::{Bind, is_elsewhere};
@@ -21,6 +19,7 @@ use crate::session::merge::{Effect, Said};
 use crate::session::past::By;
 use crate::session::record::Rank;
 use crate::session::store::Key;
+use crate::wire::body::Body;
 use crate::wire::message::{Request, RequestHead};
 use crate::wire::own_call::OwnCallError;
 

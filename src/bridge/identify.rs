@@ -11,7 +11,6 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName};
 use http_body::{Frame, SizeHint};
@@ -19,6 +18,7 @@ use http_body_util::BodyExt;
 
 use super::pointer::{Pointer, PointerSearch, Step};
 use crate::session::install_id::{Format, InstallId, Malformed};
+use crate::wire::body::Body;
 use crate::wire::fields::{Fields, name};
 
 /// Where the Install ID is looked for, and what it looks like.

@@ -3,11 +3,11 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use http_body::{Frame, SizeHint};
 
+use crate::wire::body::Body;
 use crate::wire::fields::{Fields, name};
 use crate::wire::headers;
 

@@ -4,7 +4,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use axum::body::Body;
 use http::{HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
@@ -14,6 +13,7 @@ use crate::metrics::{Metrics, Outcome, StatusClass};
 use crate::moment;
 use crate::session::clock::{Clock as _, SystemClock, Timestamp};
 use crate::session::store::Key;
+use crate::wire::body::Body;
 use crate::wire::fields::name;
 use crate::wire::headers;
 use crate::wire::message::{RequestHead, Response};

@@ -3,7 +3,7 @@
 //! Only then is it sure that all of it is there when the backend's answer comes, which may be before the end of an
 //! upload. A body that is longer than the limit goes on as it comes, and is not sent again.
 
-use axum::body::Body;
+use crate::wire::body::Body;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::BodyExt as _;

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use axum::body::Body;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version};
 use http_body_util::BodyExt as _;
 
+use crate::wire::body::Body;
 use crate::wire::fields::name;
 use crate::wire::headers::{self, Hop, TrustedProxies};
 use crate::wire::message::{Request, RequestHead, ResponseHead};

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use axum::body::Body;
+use crate::wire::body::Body;
 use bytes::Bytes;
 use http::{Method, StatusCode, Uri, Version};
 

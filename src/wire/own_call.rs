@@ -7,7 +7,6 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use axum::body::Body;
 use http_body_util::BodyExt as _;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
@@ -16,6 +15,7 @@ use super::fields::Fields;
 use super::message::{Request, RequestHead, ResponseHead};
 use super::upstream::{Upstream, UpstreamError};
 use crate::tls;
+use crate::wire::body::Body;
 
 /// Where the backend is, and how long it may take.
 #[derive(Clone, Debug)]

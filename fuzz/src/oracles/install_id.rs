@@ -4,7 +4,6 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -12,6 +11,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use crate::bridge::identify::{IdentifyError, IdentifyOptions, find, told};
 use crate::bridge::pointer::{MAX_VALUE, Pointer, PointerSearch, Step};
 use crate::session::install_id::{Format, InstallId};
+use crate::wire::body::Body;
 use crate::wire::fields::Fields;
 
 const POINTERS: [&[&str]; 6] = [

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::BytesMut;
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -21,6 +20,7 @@ use super::reply::{Asked, Reply, Written};
 use super::{Came, Edge, EdgeRefusal, EdgeService, Informer};
 use crate::lifecycle::{Drain, Stage};
 use crate::moment;
+use crate::wire::body::Body;
 use crate::wire::message::{Peer, Request, RequestHead, Response};
 use crate::wire::timer::Timer;
 use crate::wire::upgrade::{self, Upgraded};

@@ -23,7 +23,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use axum::body::Body;
 use http::Version;
 use http::header::{CONNECTION, UPGRADE};
 use hyper::body::Incoming;
@@ -39,6 +38,7 @@ use super::place::Place;
 use super::{Came, Edge, EdgeRefusal, EdgeService};
 use crate::lifecycle::Stage;
 use crate::moment;
+use crate::wire::body::Body;
 use crate::wire::message::{Peer, Request, Response};
 use crate::wire::strict::{MAX_FIELDS, admit_http2};
 use crate::wire::timer::Timer;

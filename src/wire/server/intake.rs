@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::Version;
 use http_body::{Frame, SizeHint};
@@ -19,6 +18,7 @@ use tokio::time::Instant;
 
 use super::{CLOSING_GRACE, Edge, EdgeRefusal, Informer};
 use crate::moment;
+use crate::wire::body::Body;
 use crate::wire::h1::{Asked, Chunk, Decoder, read_request, write_status_line};
 use crate::wire::message::{Peer, ResponseHead};
 use crate::wire::reading::Reading;

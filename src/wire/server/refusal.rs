@@ -3,12 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use axum::body::Body;
 use bytes::Bytes;
 use http::{Response, header};
 
 use super::{Edge, EdgeStats};
 use crate::session::clock::Timestamp;
+use crate::wire::body::Body;
 use crate::wire::fields::write_title_case;
 use crate::wire::h1::imf_fixdate;
 use crate::wire::strict::Flaw;

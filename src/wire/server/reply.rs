@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Mutex;
 use std::task::{Context, Poll, ready};
 
-use axum::body::Body;
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::HeaderValue;
 use http::{HeaderMap, Method, StatusCode, Version};
@@ -14,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::intake::{Intake, lock};
 use crate::session::clock::Clock;
+use crate::wire::body::Body;
 use crate::wire::fields::name;
 use crate::wire::h1::{LAST_CHUNK, decimal, imf_fixdate, write_chunk_size, write_status_line, write_trailers};
 use crate::wire::message::{Response, ResponseHead};

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
-use axum::body::Body;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
@@ -18,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::lifecycle::{Ended, Shutdown, Stage, Trigger};
 use crate::session::clock::SystemClock;
+use crate::wire::body::Body;
 use crate::wire::strict::samples::{GOOD, MALFORMED};
 use crate::wire::upgrade::Upgraded;
 
@@ -77,7 +77,7 @@ async fn answer(request: Request, seen: Arc<Seen>) -> Response {
                     )
                 })
             });
-            http::Response::new(Body::from_stream(pieces))
+            http::Response::new(Body::new(axum::body::Body::from_stream(pieces)))
         }
         // Breaks off behind what was sent.
         "/cut" => {
@@ -92,11 +92,13 @@ async fn answer(request: Request, seen: Arc<Seen>) -> Response {
                 };
                 Some((piece, (seen, turn + 1)))
             });
-            http::Response::new(Body::from_stream(pieces))
+            http::Response::new(Body::new(axum::body::Body::from_stream(pieces)))
         }
         "/long" => {
             let piece = Ok::<_, Infallible>(Bytes::from(vec![b'x'; LONG]));
-            http::Response::new(Body::from_stream(futures_util::stream::iter([piece])))
+            http::Response::new(Body::new(axum::body::Body::from_stream(futures_util::stream::iter([
+                piece,
+            ]))))
         }
         // Something all the time, and for longer than a silent stream is kept.
         "/ticks" => {
@@ -104,7 +106,7 @@ async fn answer(request: Request, seen: Arc<Seen>) -> Response {
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 (turn < 6).then(|| (Ok::<_, Infallible>(Bytes::from("tick")), turn + 1))
             });
-            http::Response::new(Body::from_stream(pieces))
+            http::Response::new(Body::new(axum::body::Body::from_stream(pieces)))
         }
         "/big" => http::Response::new(Body::from(vec![b'x'; BIG])),
         // Answers first and reads later.

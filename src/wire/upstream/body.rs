@@ -119,6 +119,17 @@ impl UpstreamBody {
         }
     }
 
+    /// All of what is left, where that is here already. The body has ended then.
+    pub fn take_whole(&mut self) -> Option<Bytes> {
+        let (Rest::Sized(left), Held::Own(lease)) = (&self.rest, &mut self.held) else {
+            return None;
+        };
+        let whole = lease.connection.unread.len() as u64 >= *left;
+        let data = whole.then(|| lease.connection.take(*left))?;
+        self.finish();
+        Some(data)
+    }
+
     /// A body that is complete and holds nothing.
     pub(super) const fn empty() -> Self {
         Self {

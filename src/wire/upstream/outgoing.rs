@@ -5,7 +5,6 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
@@ -14,6 +13,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use crate::moment;
+use crate::wire::body::Body;
 use crate::wire::fields::name;
 use crate::wire::h1::{LAST_CHUNK, write_chunk_size, write_request, write_trailers};
 use crate::wire::message::Request;

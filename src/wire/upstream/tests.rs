@@ -4,7 +4,6 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body as _;
@@ -15,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::lifecycle::Drain;
 use crate::session::clock::SystemClock;
+use crate::wire::body::Body;
 use crate::wire::message::{self, Peer as From};
 use crate::wire::server::{self, Edge, ServerOptions};
 
@@ -152,7 +152,7 @@ fn channel() -> (tokio::sync::mpsc::Sender<Result<Bytes, std::io::Error>>, Body)
     let stream = futures_util::stream::unfold(receiver, |mut receiver| async {
         receiver.recv().await.map(|item| (item, receiver))
     });
-    (sender, Body::from_stream(stream))
+    (sender, Body::new(axum::body::Body::from_stream(stream)))
 }
 
 /// A client of the edge with the pool behind it, as in the bridge: `serve` answers.

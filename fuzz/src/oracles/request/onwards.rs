@@ -6,6 +6,7 @@ use http::{HeaderValue, Version};
 
 use super::{MAX_FIELDS, Text, find, judge_within};
 use crate::bridge::outbound::Outbound;
+use crate::wire::body::Body;
 use crate::wire::fields::{Fields, name};
 use crate::wire::headers::TrustedProxies;
 use crate::wire::message::{Peer, RequestHead};
@@ -93,7 +94,7 @@ fn forwarded(asked: &Asked, text: &Text<'_>, decoded: &[u8], preserve_host: bool
     let mut head = outbound
         .build(
             asked.head.clone(),
-            axum::body::Body::empty(),
+            Body::empty(),
             Some(COOKIE.to_vec()),
             &id,
         )

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -14,6 +13,7 @@ use hyper::rt::Executor;
 use tokio::time::Instant;
 
 use super::super::{Edge, EdgeRefusal};
+use crate::wire::body::Body;
 use crate::wire::timer::Timer;
 
 /// How much of a response is handed to the library at a time: a client that takes this much within the deadline is

@@ -140,7 +140,10 @@ async fn a_backend_that_stops_reading_holds_the_client_back_and_is_timed_out() {
         counted.add(piece.len());
         Ok::<_, std::io::Error>(piece.clone())
     });
-    let error = upstream.send(post(Body::from_stream(stream)), SHORT).await.unwrap_err();
+    let error = upstream
+        .send(post(Body::new(axum::body::Body::from_stream(stream))), SHORT)
+        .await
+        .unwrap_err();
     assert!(
         matches!(error, UpstreamError::Timeout { arrived: true, .. }),
         "{error:?}"
@@ -291,7 +294,7 @@ async fn a_refusal_in_mid_upload_is_passed_on_though_the_connection_is_reset() {
         }
     });
     let response = upstream(address)
-        .send(post(Body::from_stream(stream)), PATIENCE)
+        .send(post(Body::new(axum::body::Body::from_stream(stream))), PATIENCE)
         .await
         .unwrap();
     assert_eq!(response.status(), 413);

@@ -175,5 +175,5 @@ where
 fn streamed(size: usize) -> Body {
     let piece = Bytes::from(vec![b'x'; 16 * 1024]);
     let pieces = (0..size.div_ceil(piece.len())).map(move |_| Ok::<_, std::io::Error>(piece.clone()));
-    Body::from_stream(futures_util::stream::iter(pieces))
+    Body::new(axum::body::Body::from_stream(futures_util::stream::iter(pieces)))
 }

@@ -93,7 +93,10 @@ async fn a_backend_that_takes_nothing_stops_the_client_and_one_that_is_not_read_
         Ok::<_, std::io::Error>(piece.clone())
     });
     let quiet = Duration::from_millis(300);
-    let response = upstream.send(post(Body::from_stream(endless)), quiet).await.unwrap();
+    let response = upstream
+        .send(post(Body::new(axum::body::Body::from_stream(endless))), quiet)
+        .await
+        .unwrap();
     // The upload stands still for so long that it is given up: the response ends with that.
     let mut body = response.into_body();
     tokio::time::sleep(2 * quiet).await;

@@ -322,7 +322,7 @@ async fn a_body_of_another_length_than_was_told_is_not_sent_to_its_end() {
     let upstream = upstream(address);
     for told in ["4", "6"] {
         let stream = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"hello"))]);
-        let mut request = post(Body::from_stream(stream));
+        let mut request = post(Body::new(axum::body::Body::from_stream(stream)));
         request.headers_mut().insert("content-length", told.parse().unwrap());
         let error = upstream.send(request, PATIENCE).await.unwrap_err();
         assert!(matches!(error, UpstreamError::ClientBody(_)), "{told}: {error:?}");

@@ -1,0 +1,1 @@
+../../../src/wire/body.rs
