@@ -69,8 +69,11 @@ pub fn strip_response_trailers(trailers: &mut HeaderMap) {
 }
 
 fn strip(fields: &mut Fields) {
-    if fields.contains(name::CONNECTION) {
-        remove_nominated(fields);
+    if let Some(options) = fields.get(name::CONNECTION) {
+        // Nearly always one line that says one thing.
+        if !is_common_option(options) || fields.all(name::CONNECTION).nth(1).is_some() {
+            remove_nominated(fields);
+        }
         fields.remove(name::CONNECTION);
     }
     for name in [

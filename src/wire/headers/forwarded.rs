@@ -97,9 +97,7 @@ pub fn forward(fields: &mut Fields, hop: &Hop<'_>, trusted: &TrustedProxies) {
         fields.insert_made(name::FORWARDED, |value| {
             write_element(value, peer, Some(proto), hop.host);
         });
-        fields.insert_made(name::X_FORWARDED_PROTO, |value| {
-            value.extend_from_slice(proto.as_bytes())
-        });
+        set(fields, name::X_FORWARDED_PROTO, proto.as_bytes());
         match hop.host {
             Some(host) => set(fields, name::X_FORWARDED_HOST, host),
             None => fields.remove(name::X_FORWARDED_HOST),

@@ -92,12 +92,7 @@ fn forwarded(asked: &Asked, text: &Text<'_>, decoded: &[u8], preserve_host: bool
     );
     let id = HeaderValue::from_static("request-1");
     let mut head = outbound
-        .build(
-            asked.head.clone(),
-            Body::empty(),
-            Some(COOKIE.to_vec()),
-            &id,
-        )
+        .build(asked.head.clone(), Body::empty(), Some(COOKIE.to_vec()), &id)
         .head;
     let chunked = !text.all("transfer-encoding").is_empty();
     if chunked {
