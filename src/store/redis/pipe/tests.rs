@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
+use redis::PushKind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -51,6 +52,19 @@ async fn what_is_asked_in_one_turn_goes_out_in_one_write_and_each_gets_its_own_a
         assert_eq!(answer.unwrap(), bulk(&format!("{number:02}")));
     }
     assert_eq!(connection.handle.0.line().places.len(), 0);
+}
+
+#[tokio::test]
+async fn a_command_goes_out_with_those_of_tasks_that_are_ready_to_ask() {
+    let (connection, mut redis, _driver) = pipe(1024);
+    let arrived = tokio::spawn(async move { arrives(&mut redis).await });
+    // The driver has gone to sleep, and is woken before the other task is.
+    tokio::task::yield_now().await;
+    let mut first = Box::pin(connection.ask_packed(b"<1>"));
+    assert!(first.as_mut().now_or_never().is_none());
+    let second = connection.clone();
+    let _second = tokio::spawn(async move { second.ask_packed(b"<2>").await });
+    assert_eq!(arrived.await.unwrap(), "<1><2>");
 }
 
 #[tokio::test]
@@ -231,7 +245,8 @@ async fn a_deadline_holds_also_while_the_stream_takes_no_more() {
     let stuck = tokio::spawn(async move { stuck.ask(&redis::cmd("PING")).await });
     tokio::time::sleep(SOON).await;
     let began = Instant::now();
-    assert!(connection.ask_by(b".", began + SOON).await.is_none());
+    let asking = timeout(SOON * 10, connection.ask_by(b".", began + SOON)).await;
+    assert!(asking.unwrap().is_none());
     assert!(began.elapsed() < SOON * 2, "{:?}", began.elapsed());
     stuck.abort();
 }
