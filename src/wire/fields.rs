@@ -15,6 +15,8 @@ use std::sync::Arc;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
+use super::strict::find_control;
+
 mod lines;
 pub mod name;
 
@@ -213,9 +215,8 @@ impl Fields {
         let before = self.set.len();
         let line = self.keep(name, make);
         let value = self.set.get(line.value()).unwrap_or_default();
-        // All of them are looked at, which is faster than to stop at the first: there nearly never is one.
-        let unfit = |byte: u8| (byte < b' ' && byte != b'\t') | (byte == 0x7f);
-        if value.iter().fold(false, |any, &byte| any | unfit(byte)) {
+        let unfit = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
+        if find_control(value).is_some() && value.iter().any(unfit) {
             self.set.truncate(before);
             return None;
         }

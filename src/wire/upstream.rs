@@ -177,7 +177,6 @@ impl Upstream {
                     let lease = Lease {
                         connection,
                         place,
-                        pool: Arc::clone(&self.pool),
                         reusable: false,
                     };
                     return receive(head, lease, outgoing, response_timeout, upgrade_asked);

@@ -145,20 +145,23 @@ impl Reply {
             // Not under the lock: the body may be made of that of the request.
             self.gather(cx);
             let mut intake = lock(intake);
-            if self.is_empty() {
-                if std::mem::take(&mut self.unflushed) {
-                    let attempt = Pin::new(&mut intake.io).poll_flush(cx);
-                    self.unflushed = attempt.is_pending();
-                    ready!(intake.poll_progress(cx, attempt))?;
+            if !self.is_empty() {
+                ready!(intake.poll_interim(cx))?;
+                ready!(self.write(cx, &mut intake))?;
+                if !self.ended {
+                    continue;
                 }
-                return match (self.ended, self.failed) {
-                    (true, false) => Poll::Ready(Ok(Written::Whole)),
-                    (true, true) => Poll::Ready(Ok(Written::CutShort)),
-                    (false, _) => Poll::Pending,
-                };
             }
-            ready!(intake.poll_interim(cx))?;
-            ready!(self.write(cx, &mut intake))?;
+            if std::mem::take(&mut self.unflushed) {
+                let attempt = Pin::new(&mut intake.io).poll_flush(cx);
+                self.unflushed = attempt.is_pending();
+                ready!(intake.poll_progress(cx, attempt))?;
+            }
+            return match (self.ended, self.failed) {
+                (true, false) => Poll::Ready(Ok(Written::Whole)),
+                (true, true) => Poll::Ready(Ok(Written::CutShort)),
+                (false, _) => Poll::Pending,
+            };
         }
     }
 

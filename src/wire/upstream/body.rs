@@ -14,7 +14,7 @@ use super::after;
 use super::connection::Connection;
 use super::http2::StreamBody;
 use super::outgoing::Outgoing;
-use super::pool::{Place, Pool};
+use super::pool::Place;
 use crate::wire::h1::{Chunk, Decoder, Length};
 use crate::wire::timer::Timer;
 
@@ -23,7 +23,6 @@ use crate::wire::timer::Timer;
 pub(super) struct Lease {
     pub(super) connection: Box<Connection>,
     pub(super) place: Place,
-    pub(super) pool: Arc<Pool>,
     /// Whether it can take another request after this one.
     pub(super) reusable: bool,
 }
@@ -32,7 +31,7 @@ impl Lease {
     /// The response has been read to its end, and the request sent to its.
     fn finish(self) {
         if self.reusable && self.connection.unread.is_empty() {
-            self.pool.put(self.connection);
+            self.place.pool.put(self.connection);
         }
         drop(self.place);
     }

@@ -1,10 +1,11 @@
 //! Connections that wait for a request, and the places that those in use take.
 
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connect;
@@ -25,14 +26,24 @@ struct Idle {
 /// A place in the pool.
 #[derive(Debug)]
 pub(super) struct Place {
-    _place: OwnedSemaphorePermit,
-    upload: Option<OwnedSemaphorePermit>,
+    pub(super) pool: Arc<Pool>,
+    /// It is one of those that may wait for clients.
+    upload: bool,
 }
 
 impl Place {
     /// The request was sent to its end.
     pub(super) fn uploaded(&mut self) {
-        self.upload = None;
+        if mem::take(&mut self.upload) {
+            self.pool.uploads.add_permits(1);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.uploaded();
+        self.pool.places.add_permits(1);
     }
 }
 
@@ -42,9 +53,9 @@ impl Place {
 pub(super) struct Pool {
     pub(super) options: UpstreamOptions,
     pub(super) counters: Arc<Counters>,
-    places: Arc<Semaphore>,
+    places: Semaphore,
     /// Those of them that may wait for clients.
-    uploads: Arc<Semaphore>,
+    uploads: Semaphore,
     /// The last used is at the end and the first to be used again: the others fall idle and are closed.
     idle: Mutex<Vec<Idle>>,
     sweeping: AtomicBool,
@@ -55,8 +66,8 @@ impl Pool {
         let places = options.max_connections.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             counters: Arc::default(),
-            places: Arc::new(Semaphore::new(places)),
-            uploads: Arc::new(Semaphore::new((places / UPLOADS.1 * UPLOADS.0).max(1))),
+            places: Semaphore::new(places),
+            uploads: Semaphore::new((places / UPLOADS.1 * UPLOADS.0).max(1)),
             idle: Mutex::default(),
             sweeping: AtomicBool::new(false),
             options,
@@ -64,30 +75,33 @@ impl Pool {
     }
 
     /// A place, first come, first served, within `connect_timeout`; `upload`: for a request that may wait for its client.
-    pub(super) async fn place(&self, upload: bool) -> Result<Place, UpstreamError> {
+    pub(super) async fn place(self: &Arc<Self>, upload: bool) -> Result<Place, UpstreamError> {
         let mut deadline = None;
         let upload = if upload {
             Some(self.permit(&self.uploads, &mut deadline).await?)
         } else {
             None
         };
+        let place = self.permit(&self.places, &mut deadline).await?;
+        // From here on the place gives them back.
+        place.forget();
         Ok(Place {
-            _place: self.permit(&self.places, &mut deadline).await?,
-            upload,
+            pool: Arc::clone(self),
+            upload: upload.map(SemaphorePermit::forget).is_some(),
         })
     }
 
     /// `deadline`: set by the first who has to wait.
-    async fn permit(
+    async fn permit<'a>(
         &self,
-        of: &Arc<Semaphore>,
+        of: &'a Semaphore,
         deadline: &mut Option<Instant>,
-    ) -> Result<OwnedSemaphorePermit, UpstreamError> {
-        if let Ok(permit) = Arc::clone(of).try_acquire_owned() {
+    ) -> Result<SemaphorePermit<'a>, UpstreamError> {
+        if let Ok(permit) = of.try_acquire() {
             return Ok(permit);
         }
         let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.options.connect_timeout);
-        match timeout_at(deadline, Arc::clone(of).acquire_owned()).await {
+        match timeout_at(deadline, of.acquire()).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(UpstreamError::Overloaded {
                 max_connections: self.options.max_connections,
@@ -97,9 +111,9 @@ impl Pool {
 
     /// An idle connection that is still good at `now`, or a new one; `true` for one that was used before.
     pub(super) async fn connection(self: &Arc<Self>, now: Instant) -> Result<(Box<Connection>, bool), UpstreamError> {
-        while let Some(Idle { mut connection, since }) = self.take(now) {
+        while let Some((mut connection, idle)) = self.take(now) {
             self.counters.reused.fetch_add(1, Ordering::Relaxed);
-            if connection.can_go_on(now.saturating_duration_since(since)) {
+            if connection.can_go_on(idle) {
                 return Ok((connection, true));
             }
             self.counters.retries.fetch_add(1, Ordering::Relaxed);
@@ -115,17 +129,18 @@ impl Pool {
         opened.map(|stream| (Box::new(Connection::new(stream)), false))
     }
 
-    /// The connection that was used last, unless it has been idle for too long, or is too old.
-    fn take(&self, now: Instant) -> Option<Idle> {
+    /// The connection that was used last, and how long it has been idle, unless that is too long, or it is too old.
+    fn take(&self, now: Instant) -> Option<(Box<Connection>, Duration)> {
         let mut idle = self.idle();
-        while let Some(last) = idle.pop() {
-            if now.saturating_duration_since(last.since) >= self.options.idle_timeout {
+        while let Some(Idle { connection, since }) = idle.pop() {
+            let unused = now.saturating_duration_since(since);
+            if unused >= self.options.idle_timeout {
                 // All those below have been idle for longer.
                 idle.clear();
                 return None;
             }
-            if self.is_young(&last.connection, now) {
-                return Some(last);
+            if self.is_young(&connection, now) {
+                return Some((connection, unused));
             }
         }
         None

@@ -337,11 +337,11 @@ async fn uploads_that_wait_for_their_clients_leave_places_for_what_is_here() {
 #[tokio::test(start_paused = true)]
 async fn an_upload_waits_for_its_place_no_longer_than_any_other_request() {
     let connect_timeout = Duration::from_secs(1);
-    let pool = Pool::new(UpstreamOptions {
+    let pool = Arc::new(Pool::new(UpstreamOptions {
         max_connections: 4,
         connect_timeout,
         ..options(([127, 0, 0, 1], 1).into())
-    });
+    }));
     let mut uploading = pool.place(true).await.unwrap();
     let _others = [
         pool.place(true).await.unwrap(),
