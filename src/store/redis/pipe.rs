@@ -11,7 +11,8 @@
 //! is ready that costs one turn of the runtime, and no time.
 //!
 //! Who gives up waiting leaves its place: the answer is read and thrown away. When the connection ends, all who wait are told
-//! so, and all who ask from then on.
+//! so, and all who ask from then on. What is no answer ends it, and an answer that nobody asked for: whatever follows might go
+//! to the wrong one.
 //!
 //! # Deadlines
 //!
@@ -31,7 +32,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use redis::{Cmd, PushInfo, RedisError, RedisResult, Value};
+use redis::{Cmd, ErrorKind, PushInfo, RedisError, RedisResult, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -197,15 +198,17 @@ impl Shared {
 
 impl Line {
     /// Takes an answer in, and names who waits for it.
-    fn take_in(&mut self, value: Value) -> Option<Waker> {
-        // Nobody has asked: what Redis says to those who have come too many.
-        let place = self.places.get_mut(self.answered)?;
+    fn take_in(&mut self, value: Value) -> RedisResult<Option<Waker>> {
+        let Some(place) = self.places.get_mut(self.answered) else {
+            // Had somebody asked, it would have gone to the wrong one, as would all that follows.
+            return Err((ErrorKind::Parse, "an answer that nobody asked for").into());
+        };
         place.wanted = place.wanted.saturating_sub(1);
         let value = match &mut place.several {
             Some(several) => {
                 several.push(value);
                 if place.wanted > 0 {
-                    return None;
+                    return Ok(None);
                 }
                 Value::Array(std::mem::take(several))
             }
@@ -217,10 +220,19 @@ impl Line {
         let waker = place.waker.take();
         self.answered += 1;
         self.clear();
-        waker
+        Ok(waker)
     }
 
-    /// Takes away the places in front that are of no use any more.
+    /// Those who wait for room, if there is some.
+    fn let_in(&mut self) -> Vec<Waker> {
+        if self.places.len() < LINE {
+            std::mem::take(&mut self.outside)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Takes away the places in front that are of no use any more. There may be room then.
     fn clear(&mut self) {
         while self.answered > 0 && self.places.front().is_some_and(|place| place.left) {
             self.places.pop_front();
@@ -343,7 +355,9 @@ impl Future for Asking<'_> {
         };
         place.left = true;
         line.clear();
+        let outside = line.let_in();
         drop(line);
+        outside.into_iter().for_each(Waker::wake);
         self.number = None;
         Poll::Ready(answer)
     }
@@ -359,6 +373,9 @@ impl Drop for Asking<'_> {
                 place.answer = None;
             }
             line.clear();
+            let outside = line.let_in();
+            drop(line);
+            outside.into_iter().for_each(Waker::wake);
         }
     }
 }

@@ -11,6 +11,9 @@ const MAX_LINE: usize = 64 * 1024;
 /// The longest string that Redis holds.
 const MAX_STRING: usize = 512 * 1024 * 1024;
 
+/// The most values that make up an answer: more than a cluster tells of all its slots.
+const MAX_VALUES: usize = 1024 * 1024;
+
 /// How deep values may lie in one another.
 const MAX_DEPTH: usize = 32;
 
@@ -43,17 +46,21 @@ pub(super) fn value(read: &[u8]) -> Result<Option<(Value, usize)>, RedisError> {
             _ => Ok(None),
         };
     }
-    match end(read, 0)? {
+    let mut left = MAX_VALUES;
+    match end(read, 0, &mut left)? {
         Some(end) => {
             let whole = read.get(..end).unwrap_or(read);
             redis::parse_redis_value(whole).map(|value| Some((value, end)))
         }
+        None if read.len() > MAX_STRING + MAX_LINE => Err(Garbled("an answer without an end").into()),
         None => Ok(None),
     }
 }
 
-/// Where the value at the beginning of `read` ends; `None` when it has not arrived whole.
-fn end(read: &[u8], depth: usize) -> Result<Option<usize>, Garbled> {
+/// Where the value at the beginning of `read` ends; `None` when it has not arrived whole. `left`: how many more there may be.
+fn end(read: &[u8], depth: usize, left: &mut usize) -> Result<Option<usize>, Garbled> {
+    // All of them are looked at anew each time that more has arrived.
+    *left = left.checked_sub(1).ok_or(Garbled("an answer of too many values"))?;
     let Some((text, head)) = line(read)? else {
         return Ok(None);
     };
@@ -74,7 +81,7 @@ fn end(read: &[u8], depth: usize) -> Result<Option<usize>, Garbled> {
     }
     let mut at = head;
     for _ in 0..members {
-        match end(read.get(at..).unwrap_or_default(), depth + 1)? {
+        match end(read.get(at..).unwrap_or_default(), depth + 1, left)? {
             Some(length) => at += length,
             None => return Ok(None),
         }
@@ -189,6 +196,15 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Parse, "{}", bad.escape_ascii());
         }
         assert!(value(&b"*1\r\n".repeat(100)).is_err());
+        let endless = [&b"*500000000\r\n"[..], &b":1\r\n".repeat(MAX_VALUES)].concat();
+        assert_eq!(value(&endless[..MAX_VALUES]).unwrap(), None);
+        assert!(value(&endless).is_err());
+        let string = b"$500000000\r\n";
+        let mut long = vec![0; MAX_STRING + MAX_LINE + 1];
+        long[..16].copy_from_slice(&[b"*9\r\n", &string[..]].concat());
+        long[500_000_018..500_000_030].copy_from_slice(string);
+        assert_eq!(value(&long[..MAX_STRING + MAX_LINE]).unwrap(), None);
+        assert!(value(&long).is_err());
         assert!(value(&[b'+'; MAX_LINE + 2]).is_err());
     }
 

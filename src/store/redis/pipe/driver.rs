@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
-use super::{LINE, Listener, Shared, gone};
+use super::{Listener, Shared, gone};
 use crate::store::patience;
 use crate::store::redis::resp;
 
@@ -135,34 +135,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             while let Some((value, length)) = resp::value(&self.read)? {
                 self.read.advance(length);
-                self.take_in(value);
+                self.take_in(value)?;
             }
         }
     }
 
-    fn take_in(&self, value: Value) {
+    fn take_in(&self, value: Value) -> RedisResult<()> {
         let value = match value {
             Value::Push { kind, data } => {
-                let answers = matches!(kind, PushKind::Subscribe | PushKind::Unsubscribe);
+                let answers = kind == PushKind::Subscribe;
                 if let Some(listener) = &self.listener {
                     listener(PushInfo { kind, data });
                 }
                 if !answers {
-                    return;
+                    return Ok(());
                 }
                 Value::Okay
             }
             value => value,
         };
         let mut line = self.shared.line();
-        let waker = line.take_in(value);
-        let outside = if line.places.len() < LINE {
-            std::mem::take(&mut line.outside)
-        } else {
-            Vec::new()
-        };
+        let waker = line.take_in(value)?;
+        let outside = line.let_in();
         drop(line);
         waker.into_iter().chain(outside).for_each(Waker::wake);
+        Ok(())
     }
 
     fn poll_deadlines_and_write(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<()>> {

@@ -205,6 +205,49 @@ async fn who_finds_the_line_full_asks_once_there_is_room() {
     assert_eq!(outside.await.unwrap().unwrap(), Value::Int(2));
 }
 
+#[tokio::test]
+async fn who_finds_the_line_full_of_answers_asks_once_they_are_fetched() {
+    for fetched in [true, false] {
+        let (connection, mut redis, _driver) = pipe(64 * 1024);
+        let mut line: Vec<_> = (0..LINE).map(|_| Box::pin(connection.ask_packed(b"."))).collect();
+        for asking in &mut line {
+            assert!(asking.as_mut().now_or_never().is_none());
+        }
+        let outside = connection.clone();
+        let outside = tokio::spawn(async move { outside.ask_packed(b"last").await });
+        redis.read_exact(&mut vec![0; LINE]).await.unwrap();
+        redis.write_all(&b":1\r\n".repeat(LINE)).await.unwrap();
+        // All have their answers before anybody fetches one, and none is to come.
+        while connection.handle.0.line().answered < LINE {
+            tokio::task::yield_now().await;
+        }
+        if fetched {
+            for answer in join_all(line).await {
+                assert_eq!(answer.unwrap(), Value::Int(1));
+            }
+        } else {
+            drop(line);
+        }
+        assert_eq!(arrives(&mut redis).await, "last");
+        redis.write_all(b":2\r\n").await.unwrap();
+        assert_eq!(outside.await.unwrap().unwrap(), Value::Int(2));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_asked_for_ends_the_connection() {
+    let (connection, mut redis, driver) = pipe(1024);
+    let (answer, ()) = tokio::join!(connection.ask_packed(b"<1>"), async {
+        arrives(&mut redis).await;
+        redis.write_all(b":1\r\n:2\r\n").await.unwrap();
+    });
+    assert_eq!(answer.unwrap(), Value::Int(1));
+    // What came to the next command would be the answer to this one.
+    timeout(Duration::from_secs(10), driver).await.unwrap().unwrap();
+    let next = connection.ask_packed(b"<2>").await;
+    assert_eq!(next.unwrap_err().kind(), redis::ErrorKind::Parse);
+}
+
 const SOON: Duration = Duration::from_millis(50);
 
 #[tokio::test(start_paused = true)]
