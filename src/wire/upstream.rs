@@ -7,8 +7,9 @@
 //! only if no byte of it was written to the first. Once a byte has been written, the
 //! failure is reported ([`UpstreamError::Reset`], `arrived() == true`), even if the backend had closed the connection
 //! a moment before: from here the two cannot be told apart. To make that race rare, connections idle for
-//! `idle_timeout` are not used again, the last one used is used first, and before a reused one is written to, the
-//! kernel is asked whether it was closed. What remains is the time a FIN is in flight.
+//! `idle_timeout` are not used again, the last one used is used first, and before one is written to that is not in use
+//! all the time, the kernel is asked whether it was closed ([`Connection::can_go_on`]). What remains is the time a FIN is
+//! in flight.
 //!
 //! # What passes, and where
 //!
