@@ -8,8 +8,8 @@
 //! failure is reported ([`UpstreamError::Reset`], `arrived() == true`), even if the backend had closed the connection
 //! a moment before: from here the two cannot be told apart. To make that race rare, connections idle for
 //! `idle_timeout` are not used again, the last one used is used first, and before one is written to that is not in use
-//! all the time, the kernel is asked whether it was closed ([`Connection::can_go_on`]). What remains is the time a FIN is
-//! in flight.
+//! all the time, the kernel is asked whether it was closed (see `Connection::can_go_on`). What remains is the time a FIN is in
+//! flight.
 //!
 //! # What passes, and where
 //!
