@@ -216,7 +216,7 @@ fn judge(sent: Option<&Snapshot>, now: Option<&Snapshot>, says: &Cookie, said: &
     let key = says.key();
     let before = sent.and_then(|sent| live(sent, &key, said.at)).map(Cookie::value);
     let present = now.and_then(|now| live(now, &key, said.at)).map(Cookie::value);
-    let since = now.and_then(|now| now.changed_since(&key, sent));
+    let since = now.and_then(|now| now.changed_since(&key, sent, said.at));
     let same_value = before.is_some() && before == present;
     // What the record held went with it.
     let removed = before.is_some() && is_removed(sent, now);

@@ -306,7 +306,9 @@ impl Snapshot {
     ///
     /// The numbers of the versions tell, but for one case: a store that lost its last writes in a failover gives their
     /// numbers again. Then the history tells, see [`Record::diverged`].
-    pub(super) fn changed_since(&self, key: &CookieKey, sent: Option<&Self>) -> Option<Rank> {
+    ///
+    /// A cookie that has run out by `at` is none, whether the jar is rid of it yet or not.
+    pub(super) fn changed_since(&self, key: &CookieKey, sent: Option<&Self>, at: Timestamp) -> Option<Rank> {
         let known = sent.and_then(|sent| Known::of(self, sent));
         let record = &self.record;
         let is_news = |changes: &Changes, rank| {
@@ -319,7 +321,8 @@ impl Snapshot {
         if known.as_ref().is_some_and(|known| known.birth) {
             return recorded;
         }
-        recorded.max(record.jar.get(key).map(|_| record.born_rank))
+        let held = record.jar.get(key).filter(|cookie| !cookie.is_expired(at));
+        recorded.max(held.map(|_| record.born_rank))
     }
 
     /// The last stored version of the record that this builds on; 0 for none.

@@ -480,6 +480,36 @@ fn c3_a_log_in_brings_back_only_what_it_says_anew() {
     assert_eq!(reasons(&merged), [Drop::Removed, Drop::Removed]);
 }
 
+/// The jar is rid of it by the next write, whoever writes: that must decide nothing.
+#[test]
+fn c1_a_cookie_that_has_run_out_is_no_change_whether_the_jar_is_rid_of_it_or_not() {
+    let mut world = World::with(&["sid"], Rank::Safe, &["basket=1", "csrf=x; Max-Age=60"]);
+    let mut late = said(Rank::Safe, &["csrf=a", "sid=b"]);
+    late.at = Timestamp::from_millis(AT.as_millis() + 61_000);
+    for cookie in &mut late.cookies {
+        *cookie = parse_set_cookie(
+            format!("{}={}", cookie.name().escape_ascii(), cookie.value().escape_ascii()).as_bytes(),
+            &Origin::new("shop.example", "/"),
+            late.at,
+        )
+        .unwrap();
+    }
+    for again in [false, true] {
+        let next = Version {
+            seq: world.now.as_ref().unwrap().version.seq + 1,
+            nonce: 7,
+        };
+        // Its request was sent before there was a record; the second time it is decided over itself.
+        let merged = merge(None, world.now.as_ref(), &late, &world.policy, next);
+        assert_eq!(merged.dropped, [], "again: {again}");
+        if let Action::Write(record) = merged.action {
+            let now = world.now.as_mut().unwrap();
+            (now.record, now.version) = (*record, next);
+        }
+        assert_eq!(world.jar(), "basket=1; csrf=a; sid=b");
+    }
+}
+
 #[test]
 fn what_has_run_out_is_not_stored_again() {
     let world = World::with(
@@ -539,7 +569,7 @@ proptest! {
             // C1: what a higher rank, or the same, has set since the request was sent is not overwritten.
             for cookie in &said(rank, &lines).cookies {
                 let Some(was) = &before.now else { continue };
-                let since = was.changed_since(&cookie.key(), sent.as_ref());
+                let since = was.changed_since(&cookie.key(), sent.as_ref(), AT);
                 let unchanged_value = sent.as_ref().is_some_and(|sent| {
                     sent.record.jar().get(&cookie.key()).map(Cookie::value) == was.record.jar().get(&cookie.key()).map(Cookie::value)
                         && was.record.jar().get(&cookie.key()).is_some()
