@@ -32,7 +32,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use redis::{Cmd, ErrorKind, PushInfo, RedisError, RedisResult, Value};
+use redis::{Cmd, PushInfo, RedisError, RedisResult, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -76,6 +76,8 @@ struct Line {
     first: u64,
     /// How many of the places have their answer.
     answered: usize,
+    /// The number of the first place whose command is not being written yet.
+    sent: u64,
     /// Who wait for room.
     outside: Vec<Waker>,
     /// No deadline is earlier than this.
@@ -199,9 +201,11 @@ impl Shared {
 impl Line {
     /// Takes an answer in, and names who waits for it.
     fn take_in(&mut self, value: Value) -> RedisResult<Option<Waker>> {
-        let Some(place) = self.places.get_mut(self.answered) else {
-            // Had somebody asked, it would have gone to the wrong one, as would all that follows.
-            return Err((ErrorKind::Parse, "an answer that nobody asked for").into());
+        let is_asked = self.first + (self.answered as u64) < self.sent;
+        let Some(place) = self.places.get_mut(self.answered).filter(|_| is_asked) else {
+            // Later it would have gone to the wrong one, as would all that follows. Who asks on may do so elsewhere.
+            let unasked = io::Error::new(io::ErrorKind::InvalidData, "an answer that nobody asked for");
+            return Err(unasked.into());
         };
         place.wanted = place.wanted.saturating_sub(1);
         let value = match &mut place.several {

@@ -207,6 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             if self.stepped_back {
                 std::mem::swap(&mut line.out, &mut self.writing);
+                line.sent = line.first + line.places.len() as u64;
                 self.stepped_back = false;
                 continue;
             }

@@ -236,16 +236,22 @@ async fn who_finds_the_line_full_of_answers_asks_once_they_are_fetched() {
 
 #[tokio::test]
 async fn an_answer_that_nobody_asked_for_ends_the_connection() {
-    let (connection, mut redis, driver) = pipe(1024);
-    let (answer, ()) = tokio::join!(connection.ask_packed(b"<1>"), async {
-        arrives(&mut redis).await;
-        redis.write_all(b":1\r\n:2\r\n").await.unwrap();
-    });
-    assert_eq!(answer.unwrap(), Value::Int(1));
-    // What came to the next command would be the answer to this one.
-    timeout(Duration::from_secs(10), driver).await.unwrap().unwrap();
-    let next = connection.ask_packed(b"<2>").await;
-    assert_eq!(next.unwrap_err().kind(), redis::ErrorKind::Parse);
+    for queued in [false, true] {
+        let (connection, mut redis, driver) = pipe(1024);
+        let (answer, ()) = tokio::join!(connection.ask_packed(b"<1>"), async {
+            arrives(&mut redis).await;
+            redis.write_all(b":1\r\n").await.unwrap();
+        });
+        assert_eq!(answer.unwrap(), Value::Int(1));
+        tokio::task::yield_now().await;
+        redis.write_all(b"-ERR too long idle\r\n").await.unwrap();
+        if !queued {
+            timeout(Duration::from_secs(10), driver).await.unwrap().unwrap();
+        }
+        // Where it is queued, it has not been written when that is read.
+        let next = connection.ask_packed(b"<2>").await;
+        assert!(next.unwrap_err().is_io_error());
+    }
 }
 
 const SOON: Duration = Duration::from_millis(50);
@@ -276,8 +282,11 @@ async fn who_is_not_answered_by_the_deadline_is_told_so_and_the_late_answer_goes
         assert!(answer.is_none(), "{answers:?}");
         assert_eq!(took.as_millis(), after, "{answers:?}");
     }
-    redis.write_all(b":1\r\n:2\r\n:3\r\n").await.unwrap();
-    let next = connection.ask_by(b".", Instant::now() + SOON).await;
+    redis.write_all(b":1\r\n:2\r\n").await.unwrap();
+    let (next, ()) = tokio::join!(connection.ask_by(b".", Instant::now() + SOON), async {
+        assert_eq!(arrives(&mut redis).await, ".");
+        redis.write_all(b":3\r\n").await.unwrap();
+    });
     assert!(matches!(next, Some(Ok(Value::Int(3)))), "{next:?}");
 }
 
