@@ -21,7 +21,8 @@
 //! * The framing is this hop's own: `Transfer-Encoding` is set anew, a `Content-Length` beside one is dropped, and a
 //!   repeated one is sent on once. Differing or unreadable lengths, a transfer coding other than `chunked`, and heads
 //!   beyond the limits are a [`UpstreamError::BadResponse`]. A body that follows a response to `HEAD`, a 204 or a 304,
-//!   or goes on after its length, closes the connection: it is never read as the answer to the next request.
+//!   or goes on after its length, closes the connection: what is here of it by then is not read as the answer to the next
+//!   request.
 //! * Single field lines that cannot be read are left out; the rest of the response passes.
 //! * Over TLS a body without a length ends with the backend's word (`close_notify`): one that a mere end of the
 //!   connection cuts off is an error of the body, as nobody knows whether that was all of it.
@@ -64,6 +65,7 @@ use stats::Open;
 use tunnel::Tunnel;
 
 use super::fields::{Fields, name};
+use super::h1::Length;
 use super::message::{Request, Response, ResponseHead};
 use super::upgrade::Upgraded;
 use crate::tls;
@@ -304,6 +306,9 @@ fn receive(
         && !says_close(&response.fields)
         && !may_have_a_body_in_spite(&response)
         && !lease.connection.has_failed_to_send();
+    if matches!(length, Length::Sized(0)) && response.fields.get(name::CONTENT_LENGTH) != Some(b"0") {
+        lease.connection.doubt();
+    }
     let unsent = (!sent && !lease.connection.has_failed_to_send()).then_some((outgoing, quiet));
     Ok(Response {
         head: response,

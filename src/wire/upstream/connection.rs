@@ -28,7 +28,7 @@ const MAX_HEAD: usize = 256 * 1024;
 pub(super) struct Connection {
     pub(super) stream: Stream,
     born: Instant,
-    /// How many answers were read to their end.
+    /// How many answers were read to their end, since the last one behind which there may be more.
     answers: u32,
     reading: Reading,
     /// What was read and not looked at.
@@ -98,6 +98,12 @@ impl Connection {
         } else {
             self.unread.is_empty() && !self.stream.is_spent()
         }
+    }
+
+    /// The answer in hand has no body by rule, whatever its head says. A backend that sends one all the same does so behind
+    /// the head: the kernel is asked for some time (F7).
+    pub(super) const fn doubt(&mut self) {
+        self.answers = 0;
     }
 
     /// Counts an answer that was read to its end.

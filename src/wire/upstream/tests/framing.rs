@@ -322,6 +322,64 @@ async fn what_follows_a_response_is_never_the_answer_to_the_next_request() {
     }
 }
 
+/// Reads a request without a body, and blocks for it.
+fn take_request(peer: &mut std::net::TcpStream) {
+    use std::io::Read as _;
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        peer.read_exact(&mut byte).unwrap();
+        head.extend_from_slice(&byte);
+    }
+}
+
+#[tokio::test]
+async fn what_follows_a_response_without_a_body_is_found_before_the_runtime_tells_of_it() {
+    use std::io::Write as _;
+    for (method, bodiless) in [
+        ("HEAD", &b"HTTP/1.1 200 OK\r\nContent-Length: 42\r\n\r\n"[..]),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\n\r\n"),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
+    ] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (say_more, more) = std::sync::mpsc::channel();
+        let (said_sender, said) = std::sync::mpsc::channel();
+        let backend = std::thread::spawn(move || {
+            let (mut first, _) = listener.accept().unwrap();
+            first.set_nodelay(true).unwrap();
+            for answer in [OK, OK, OK, OK, bodiless] {
+                take_request(&mut first);
+                first.write_all(answer).unwrap();
+            }
+            more.recv().unwrap();
+            first
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+                .unwrap();
+            said_sender.send(()).unwrap();
+            let (mut second, _) = listener.accept().unwrap();
+            take_request(&mut second);
+            second.write_all(OK).unwrap();
+        });
+        let upstream = upstream(address);
+        // The connection has proven itself.
+        for _ in 0..4 {
+            assert_eq!(text(upstream.send(get("/"), PATIENCE).await.unwrap()).await, "ok");
+        }
+        let request = Request::builder().method(method).uri("/").header("Host", "shop");
+        let response = upstream.send(request.body(Body::empty()).unwrap(), PATIENCE).await;
+        assert_eq!(text(response.unwrap()).await, "");
+        // It is in the kernel, and blocking this only thread keeps the events of the runtime unread.
+        say_more.send(()).unwrap();
+        said.recv().unwrap();
+        assert_eq!(
+            text(upstream.send(get("/"), PATIENCE).await.unwrap()).await,
+            "ok",
+            "{method}"
+        );
+        backend.join().unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_body_that_ends_with_its_connection_is_read_to_that_end() {
     let address = backend(|mut peer, _| async move {
