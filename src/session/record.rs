@@ -307,7 +307,8 @@ impl Snapshot {
     /// The numbers of the versions tell, but for one case: a store that lost its last writes in a failover gives their
     /// numbers again. Then the history tells, see [`Record::diverged`].
     ///
-    /// A cookie that has run out by `at` is none, whether the jar is rid of it yet or not.
+    /// A cookie that has run out by `at` is none, whether the jar is rid of it yet or not, and a change that no request in
+    /// flight can have missed is none any more.
     pub(super) fn changed_since(&self, key: &CookieKey, sent: Option<&Self>, at: Timestamp) -> Option<Rank> {
         let known = sent.and_then(|sent| Known::of(self, sent));
         let record = &self.record;
@@ -316,7 +317,8 @@ impl Snapshot {
             let known = known.as_ref().is_some_and(|known| known.has(seq));
             seq > 0 && (!known || sent.is_some_and(|sent| record.diverged(changes, rank, sent)))
         };
-        let changes = record.history.iter().find(|changes| changes.key == *key);
+        let remembered = |changes: &&Changes| changes.key == *key && at.since(changes.at) < IN_FLIGHT_HORIZON;
+        let changes = record.history.iter().find(remembered);
         let recorded = changes.and_then(|changes| RANKS.into_iter().find(|rank| is_news(changes, *rank)));
         if known.as_ref().is_some_and(|known| known.birth) {
             return recorded;

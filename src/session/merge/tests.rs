@@ -2,12 +2,15 @@ mod failover;
 mod log;
 mod model;
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::session::clock::Timestamp;
 use crate::session::cookie::{Origin, parse_set_cookie};
 use crate::session::glob::Glob;
+use crate::session::record::IN_FLIGHT_HORIZON;
 
 const AT: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -480,33 +483,39 @@ fn c3_a_log_in_brings_back_only_what_it_says_anew() {
     assert_eq!(reasons(&merged), [Drop::Removed, Drop::Removed]);
 }
 
-/// The jar is rid of it by the next write, whoever writes: that must decide nothing.
+/// The next write rids the record of both, whoever writes: that must decide nothing.
 #[test]
-fn c1_a_cookie_that_has_run_out_is_no_change_whether_the_jar_is_rid_of_it_or_not() {
-    let mut world = World::with(&["sid"], Rank::Safe, &["basket=1", "csrf=x; Max-Age=60"]);
-    let mut late = said(Rank::Safe, &["csrf=a", "sid=b"]);
-    late.at = Timestamp::from_millis(AT.as_millis() + 61_000);
-    for cookie in &mut late.cookies {
-        *cookie = parse_set_cookie(
-            format!("{}={}", cookie.name().escape_ascii(), cookie.value().escape_ascii()).as_bytes(),
-            &Origin::new("shop.example", "/"),
-            late.at,
-        )
-        .unwrap();
-    }
-    for again in [false, true] {
-        let next = Version {
-            seq: world.now.as_ref().unwrap().version.seq + 1,
-            nonce: 7,
+fn c1_neither_a_cookie_that_has_run_out_nor_a_change_long_ago_counts_whether_it_is_forgotten_yet_or_not() {
+    let mut run_out = World::with(&["sid"], Rank::Safe, &["basket=1", "csrf=x; Max-Age=60"]);
+    let mut long_ago = World::with(&["sid"], Rank::Safe, &["basket=1", "csrf=x"]);
+    long_ago.respond(long_ago.sent().as_ref(), Rank::Safe, &["csrf=; Max-Age=0"]);
+    for (world, later) in [
+        (&mut run_out, Duration::from_secs(61)),
+        (&mut long_ago, IN_FLIGHT_HORIZON),
+    ] {
+        let at = Timestamp::from_millis(AT.as_millis() + u64::try_from(later.as_millis()).unwrap());
+        let origin = Origin::new("shop.example", "/");
+        let late = Said {
+            rank: Rank::Safe,
+            cookies: ["csrf=a", "sid=b"]
+                .map(|line| parse_set_cookie(line.as_bytes(), &origin, at).unwrap())
+                .into(),
+            at,
         };
-        // Its request was sent before there was a record; the second time it is decided over itself.
-        let merged = merge(None, world.now.as_ref(), &late, &world.policy, next);
-        assert_eq!(merged.dropped, [], "again: {again}");
-        if let Action::Write(record) = merged.action {
-            let now = world.now.as_mut().unwrap();
-            (now.record, now.version) = (*record, next);
+        for again in [false, true] {
+            let next = Version {
+                seq: world.now.as_ref().unwrap().version.seq + 1,
+                nonce: 7,
+            };
+            // Its request was sent before there was a record; the second time it is decided over itself.
+            let merged = merge(None, world.now.as_ref(), &late, &world.policy, next);
+            assert_eq!(merged.dropped, [], "after {later:?}, again: {again}");
+            if let Action::Write(record) = merged.action {
+                let now = world.now.as_mut().unwrap();
+                (now.record, now.version) = (*record, next);
+            }
+            assert_eq!(world.jar(), "basket=1; csrf=a; sid=b");
         }
-        assert_eq!(world.jar(), "basket=1; csrf=a; sid=b");
     }
 }
 
